@@ -1,0 +1,52 @@
+// The inner loops that are compiled once per instruction set, behind one table of function pointers.
+//
+// Only these loops are built with AVX flags, and the headers under isa/ that they include define nothing outside the
+// namespace FGU_ISA: a symbol shared with portable code could otherwise be linked in its AVX version and stop an older
+// processor with an illegal instruction.
+#pragma once
+
+#include <cstdint>
+
+#include "core/dtype.h"
+
+namespace fgunlearn::cpu {
+
+constexpr int64_t kWordBits = 64;
+constexpr int64_t kBlock = int64_t{1} << 16;  // elements of one work item: 256 KiB of f32, within L2
+
+struct Classified {
+  int64_t above = 0;     // keys >= high
+  int64_t between = 0;   // low <= key < high
+  uint64_t largest = 0;  // largest key seen; above infinity when there is a NaN
+};
+
+// Kernel table. Every pointer is set in every table.
+struct Isa {
+  const char* name;
+
+  // select: bit i of above[i / 64] says x[i] has a key >= high, likewise between. Writes ceil(n / 64) words of each.
+  using Classify = Classified (*)(const void* x, int64_t n, uint64_t low, uint64_t high, uint64_t* above,
+                                  uint64_t* between);
+  Classify classify_key32[4];  // by DType; f64 has no 32-bit key: null
+  Classify classify_key64[4];
+  // Random-k: 64 random words for each of `groups` groups from `first_group` on (philox_word of core/philox.h).
+  void (*random_words)(uint64_t seed, uint32_t stream, int64_t first_group, int64_t groups, uint32_t* out);
+};
+
+// The best table for this processor, or the one that FGUNLEARN_SIMD names ("scalar", "avx2", "avx512"), read once
+// when the library is loaded. A name that this build or processor lacks gives the best one.
+const Isa& isa();
+
+namespace scalar {
+extern const Isa table;
+}
+#if defined(FGU_X86)
+namespace avx2 {
+extern const Isa table;
+}
+namespace avx512 {
+extern const Isa table;
+}
+#endif
+
+}  // namespace fgunlearn::cpu

@@ -1,0 +1,78 @@
+// Exact selection of k coordinates over a list of tensors, on the CPU. Rules and key order: core/select.h.
+//
+// Floor: one read of the keys (4 bytes each for f32). top_k adds, for n keys and k of them selected: a sample of at most
+// 2^18 keys, n/8 bytes of bit mask written and read once, a bracket of about 0.1 to 0.4% of the keys (16 bytes each),
+// and the k indices. random_k reads nothing. No copy of the keys is made and nothing is sorted.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "core/executor.h"
+#include "core/segment.h"
+
+namespace fgunlearn::cpu {
+
+// A stretch of at most kBlock elements of one segment: the work item of every pass.
+struct Block {
+  int64_t segment;
+  int64_t start;  // local flat index of the first element; a multiple of 64
+  int64_t count;
+  int64_t word;  // first word of the block's bits in the mask
+};
+
+// The selected coordinates as bits. Each segment begins at a word of its own; bit j of word w of a segment is its local
+// flat index 64 * w + j.
+class SelectionMask {
+ public:
+  explicit SelectionMask(const std::vector<Segment>& segments);
+
+  const std::vector<Block>& blocks() const { return blocks_; }
+  uint64_t* words(const Block& block) { return words_.get() + block.word; }
+  const uint64_t* words(const Block& block) const { return words_.get() + block.word; }
+  void set(int64_t block, int64_t position) {
+    words_[blocks_[block].word + (position >> 6)] |= uint64_t{1} << (position & 63);
+    ++counts_[block];
+  }
+  void set_count(int64_t block, int64_t selected) { counts_[block] = selected; }
+  int64_t count(int64_t block) const { return counts_[block]; }
+  void fill(bool selected);
+
+  int64_t segment_count(int64_t segment) const;
+  // Writes the segment's selected local flat indices in ascending order: int32 where numel < 2^31, else int64.
+  void compact(const Executor& executor, int64_t segment, bool wide, void* out) const;
+
+ private:
+  std::vector<Block> blocks_;
+  std::vector<int64_t> counts_;
+  std::vector<int64_t> first_block_;  // per segment, and one past the end
+  std::unique_ptr<uint64_t[]> words_;
+};
+
+struct NotANumber : std::runtime_error {
+  NotANumber(int64_t segment_, int64_t count_)
+      : std::runtime_error("tensor " + std::to_string(segment_) + " holds " + std::to_string(count_) + " NaN"),
+        segment(segment_),
+        count(count_) {}
+  int64_t segment;
+  int64_t count;
+};
+
+struct TopK {
+  SelectionMask mask;
+  double threshold;  // |value| of the smallest selected key; infinity for k = 0
+};
+
+// The k largest |x|; ties at the border go to the smallest global index. Segments must be contiguous. Throws NotANumber.
+// `exhaustive` skips the sample and finds the threshold by radix histograms, as is done when a sample misleads.
+TopK top_k(const Executor& executor, const std::vector<Segment>& segments, int64_t k, bool exhaustive = false);
+
+// A uniform k-subset: the k largest Philox keys of (seed, global index). With `base` (one list per segment) the subset is
+// drawn from the coordinates outside base, and the mask is the union with it. Only numel and offset of a segment are read.
+SelectionMask random_k(const Executor& executor, const std::vector<Segment>& segments, int64_t k, uint64_t seed,
+                       const std::vector<IndexList>* base = nullptr);
+
+}  // namespace fgunlearn::cpu

@@ -1,0 +1,156 @@
+#include "ops/tensors.h"
+
+#include <atomic>
+
+namespace fgunlearn::ops {
+
+using torch::headeronly::ScalarType;
+
+Executor torch_executor() {
+  const auto launch = [](int64_t workers, Executor::Task task, void* context) {
+    torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t worker = begin; worker < end; ++worker) task(worker, context);
+    });
+  };
+  return Executor(torch::stable::get_num_threads(), launch);
+}
+
+DType dtype_of(const char* op, const char* argument, int64_t position, const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float:
+      return DType::f32;
+    case ScalarType::Double:
+      return DType::f64;
+    case ScalarType::Half:
+      return DType::f16;
+    case ScalarType::BFloat16:
+      return DType::bf16;
+    default:
+      fail(op, ": ", argument, "[", position, "] must be float32, float64, float16 or bfloat16, got scalar type ",
+           static_cast<int>(tensor.scalar_type()));
+  }
+}
+
+namespace {
+
+// Strides of the tensor with neighbouring dimensions merged where memory allows it.
+Layout layout_of(const char* op, const char* argument, int64_t position, const Tensor& tensor) {
+  Layout layout;
+  if (tensor.is_contiguous()) return layout;
+  const auto sizes = tensor.sizes();
+  const auto strides = tensor.strides();
+  for (int64_t d = 0; d < tensor.dim(); ++d) {
+    if (sizes[d] == 1) continue;
+    const int32_t last = layout.ndim - 1;
+    if (last >= 0 && layout.strides[last] == strides[d] * sizes[d]) {
+      layout.sizes[last] *= sizes[d];
+      layout.strides[last] = strides[d];
+      continue;
+    }
+    check(layout.ndim < kMaxDims, op, ": ", argument, "[", position, "] has more than ", kMaxDims,
+          " separate strides; make it contiguous");
+    layout.sizes[layout.ndim] = sizes[d];
+    layout.strides[layout.ndim] = strides[d];
+    ++layout.ndim;
+  }
+  return layout;
+}
+
+Segment segment_of(const char* op, const char* argument, int64_t position, const Tensor& tensor, int64_t offset) {
+  check(tensor.is_cpu(), op, ": ", argument, "[", position, "] must be on the CPU like the others");
+  Segment segment;
+  segment.dtype = dtype_of(op, argument, position, tensor);
+  segment.data = tensor.data_ptr();
+  segment.numel = tensor.numel();
+  segment.offset = offset;
+  return segment;
+}
+
+}  // namespace
+
+std::vector<Segment> segments_of(const char* op, const char* argument, const Tensors& tensors) {
+  std::vector<Segment> segments;
+  segments.reserve(tensors.size());
+  int64_t offset = 0;
+  for (size_t t = 0; t < tensors.size(); ++t) {
+    Segment segment = segment_of(op, argument, static_cast<int64_t>(t), tensors[t], offset);
+    segment.layout = layout_of(op, argument, static_cast<int64_t>(t), tensors[t]);
+    offset += segment.numel;
+    segments.push_back(segment);
+  }
+  return segments;
+}
+
+std::vector<Segment> contiguous_segments_of(const char* op, const char* argument, const Tensors& tensors,
+                                            Tensors& copies) {
+  std::vector<Segment> segments;
+  segments.reserve(tensors.size());
+  int64_t offset = 0;
+  for (size_t t = 0; t < tensors.size(); ++t) {
+    Segment segment = segment_of(op, argument, static_cast<int64_t>(t), tensors[t], offset);
+    if (!tensors[t].is_contiguous()) {
+      copies.push_back(torch::stable::contiguous(tensors[t]));
+      segment.data = copies.back().data_ptr();
+    }
+    offset += segment.numel;
+    segments.push_back(segment);
+  }
+  return segments;
+}
+
+std::vector<IndexList> indices_of(const char* op, const Tensors& indices, const std::vector<Segment>& segments) {
+  check(indices.size() == segments.size(), op, ": got ", indices.size(), " index tensors for ", segments.size(),
+        " tensors");
+  std::vector<IndexList> lists(indices.size());
+  for (size_t t = 0; t < indices.size(); ++t) {
+    const Tensor& index = indices[t];
+    const ScalarType type = index.scalar_type();
+    check(type == ScalarType::Int || type == ScalarType::Long, op, ": indices[", t,
+          "] must be int32 or int64, got scalar type ", static_cast<int>(type));
+    check(index.is_cpu() && index.dim() == 1 && index.is_contiguous(), op, ": indices[", t,
+          "] must be a contiguous 1-D CPU tensor");
+    lists[t].data = index.data_ptr();
+    lists[t].count = index.numel();
+    lists[t].wide = type == ScalarType::Long;
+  }
+  // Ascending and in range: the kernels write through these without a further look, and no two workers may share a place.
+  constexpr int64_t chunk = int64_t{1} << 16;
+  struct Piece {
+    size_t tensor;
+    int64_t begin;
+  };
+  std::vector<Piece> pieces;
+  for (size_t t = 0; t < lists.size(); ++t) {
+    for (int64_t begin = 0; begin < lists[t].count; begin += chunk) pieces.push_back({t, begin});
+  }
+  std::atomic<int64_t> bad{-1};
+  torch_executor().for_each(static_cast<int64_t>(pieces.size()), [&](int64_t, int64_t p) {
+    const IndexList& list = lists[pieces[p].tensor];
+    const int64_t numel = segments[pieces[p].tensor].numel;
+    int64_t before = pieces[p].begin == 0 ? -1 : list[pieces[p].begin - 1];
+    bool good = true;
+    for (int64_t j = pieces[p].begin; j < std::min(list.count, pieces[p].begin + chunk); ++j) {
+      good &= list[j] > before && list[j] < numel;
+      before = list[j];
+    }
+    if (!good) bad.store(static_cast<int64_t>(pieces[p].tensor), std::memory_order_relaxed);
+  });
+  if (const int64_t t = bad.load(); t >= 0) {
+    int64_t before = -1;
+    for (int64_t j = 0; j < lists[t].count; ++j) {
+      check(lists[t][j] >= 0 && lists[t][j] < segments[t].numel, op, ": indices[", t, "][", j, "] = ", lists[t][j],
+            " is out of range for a tensor of ", segments[t].numel, " elements");
+      check(lists[t][j] > before, op, ": indices[", t, "] must ascend without repeats, but entry ", j, " is ",
+            lists[t][j], " after ", before);
+      before = lists[t][j];
+    }
+  }
+  return lists;
+}
+
+Tensor empty_cpu(int64_t numel, ScalarType dtype) {
+  return torch::stable::empty({numel}, dtype, std::nullopt,
+                              torch::stable::Device(torch::headeronly::DeviceType::CPU));
+}
+
+}  // namespace fgunlearn::ops

@@ -1,0 +1,2 @@
+"""fgunlearn."""
+from fgunlearn import ops

@@ -1,0 +1,55 @@
+"""Loads the compiled library, and says why when it can't."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+OLDEST_TORCH = (2, 11)
+
+_REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps ."
+
+
+def _torch_version() -> tuple[int, int]:
+    found = re.match(r"(\d+)\.(\d+)", torch.__version__)
+    if found is None:
+        raise ImportError(f"fgunlearn: cannot read torch's version {torch.__version__!r}")
+    return int(found[1]), int(found[2])
+
+
+def load() -> dict[str, Any]:
+    """Loads ``libfgunlearn`` into torch and returns what ``fgunlearn.build_info`` reports.
+
+    Raises:
+        ImportError: torch is older than 2.11, the compiled part is missing, or it can't be loaded; the message says
+            which, and what to do.
+    """
+    if _torch_version() < OLDEST_TORCH:
+        oldest = ".".join(map(str, OLDEST_TORCH))
+        raise ImportError(
+            f"fgunlearn needs torch >= {oldest}, but torch {torch.__version__} is installed. "
+            f"Run: pip install 'torch>={oldest}'"
+        )
+    try:
+        from fgunlearn import _host
+    except ImportError as error:
+        raise ImportError(
+            f"fgunlearn's compiled module fgunlearn._host can't be imported ({error}). If you are in the source tree, "
+            f"build it with: {_REBUILD}"
+        ) from error
+    # Beside _host, not beside this file: an editable install keeps the two apart.
+    path = Path(_host.__file__).parent / "libfgunlearn.so"
+    if not path.exists():
+        raise ImportError(f"fgunlearn's library {path} is missing. Reinstall it: {_REBUILD}")
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:
+        cause = error.__cause__ or error
+        raise ImportError(
+            f"fgunlearn's library {path} can't be loaded into torch {torch.__version__}: {cause}. It was built with "
+            f"torch {_host.build_info()['torch_build']}; if a symbol is missing, rebuild it: {_REBUILD}"
+        ) from error
+    return {**_host.build_info(), "simd": _host.simd(), "torch": torch.__version__, "library": str(path)}
