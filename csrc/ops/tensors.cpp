@@ -148,6 +148,29 @@ std::vector<IndexList> indices_of(const char* op, const Tensors& indices, const 
   return lists;
 }
 
+void check_same_length(const char* op, const char* a, size_t a_length, const char* b, size_t b_length) {
+  check(a_length == b_length, op, ": ", a, " has ", a_length, " entries and ", b, " has ", b_length);
+}
+
+void check_same_shape(const char* op, const char* a, const Tensor& x, const char* b, const Tensor& y, size_t position) {
+  const auto same = [&] {
+    if (x.dim() != y.dim()) return false;
+    for (int64_t d = 0; d < x.dim(); ++d) {
+      if (x.size(d) != y.size(d)) return false;
+    }
+    return true;
+  };
+  const auto shape = [](const Tensor& tensor) {
+    std::ostringstream text;
+    text << "(";
+    for (int64_t d = 0; d < tensor.dim(); ++d) text << (d > 0 ? ", " : "") << tensor.size(d);
+    text << ")";
+    return text.str();
+  };
+  check(same(), op, ": ", a, "[", position, "] has shape ", shape(x), " and ", b, "[", position, "] has shape ",
+        shape(y));
+}
+
 Tensor empty_cpu(int64_t numel, ScalarType dtype) {
   return torch::stable::empty({numel}, dtype, std::nullopt,
                               torch::stable::Device(torch::headeronly::DeviceType::CPU));

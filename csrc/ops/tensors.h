@@ -47,6 +47,9 @@ std::vector<Segment> contiguous_segments_of(const char* op, const char* argument
 // One index list per segment. Checks dtype (int32 or int64), that each is contiguous, strictly ascending and in range.
 std::vector<IndexList> indices_of(const char* op, const Tensors& indices, const std::vector<Segment>& segments);
 
+void check_same_length(const char* op, const char* a, size_t a_length, const char* b, size_t b_length);
+void check_same_shape(const char* op, const char* a, const Tensor& x, const char* b, const Tensor& y, size_t position);
+
 Tensor empty_cpu(int64_t numel, torch::headeronly::ScalarType dtype);
 
 }  // namespace fgunlearn::ops

@@ -1,2 +1,36 @@
-"""fgunlearn."""
+"""fgunlearn: removes chosen training data from a trained model by perturbing and repairing a few of its parameters."""
+
+from typing import Any
+
 from fgunlearn import ops
+from fgunlearn.optim import SparseOptimizer
+from fgunlearn.perturb import Ascent, Gaussian, Reset, Zero, perturb_
+from fgunlearn.selection import RandomK, RandomTopK, Selection, TopK, randomk, score, select, topk
+
+__version__: str = ops.BUILD_INFO["version"]
+
+
+def build_info() -> dict[str, Any]:
+    """What is installed: version, compiler, oldest torch and torch built with, CUDA, instruction set in use, paths."""
+    return dict(ops.BUILD_INFO)
+
+
+__all__ = [
+    "Ascent",
+    "Gaussian",
+    "RandomK",
+    "RandomTopK",
+    "Reset",
+    "Selection",
+    "SparseOptimizer",
+    "TopK",
+    "Zero",
+    "__version__",
+    "build_info",
+    "ops",
+    "perturb_",
+    "randomk",
+    "score",
+    "select",
+    "topk",
+]

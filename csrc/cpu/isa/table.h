@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "core/dtype.h"
+#include "core/score.h"
 
 namespace fgunlearn::cpu {
 
@@ -31,6 +32,10 @@ struct Isa {
   Classify classify_key64[4];
   // Random-k: 64 random words for each of `groups` groups from `first_group` on (philox_word of core/philox.h).
   void (*random_words)(uint64_t seed, uint32_t stream, int64_t first_group, int64_t groups, uint32_t* out);
+
+  // score: s += w * f(g) over n contiguous elements; s is float, or double for gradients of type f64. By DType of g.
+  void (*accumulate[4])(void* score, const void* grad, int64_t n, double weight, ScoreKind kind);
+  int64_t (*count_nonfinite[4])(const void* x, int64_t n);
 };
 
 // The best table for this processor, or the one that FGUNLEARN_SIMD names ("scalar", "avx2", "avx512"), read once

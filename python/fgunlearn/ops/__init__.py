@@ -7,6 +7,25 @@ from fgunlearn import _library
 
 BUILD_INFO = _library.load()
 
+from fgunlearn.ops.gather import sparse_gather, sparse_scatter_  # noqa: E402
+from fgunlearn.ops.perturb import rms, sparse_ascent_, sparse_perturb_  # noqa: E402
+from fgunlearn.ops.score import count_nonfinite, score_accumulate_  # noqa: E402
 from fgunlearn.ops.select import randomk_select, topk_select, topk_select_each  # noqa: E402
+from fgunlearn.ops.sparse_add import sparse_add  # noqa: E402
+from fgunlearn.ops.update import sparse_sgd_  # noqa: E402
 
-__all__ = ["BUILD_INFO", "randomk_select", "topk_select", "topk_select_each"]
+__all__ = [
+    "BUILD_INFO",
+    "count_nonfinite",
+    "randomk_select",
+    "rms",
+    "score_accumulate_",
+    "sparse_add",
+    "sparse_ascent_",
+    "sparse_gather",
+    "sparse_perturb_",
+    "sparse_scatter_",
+    "sparse_sgd_",
+    "topk_select",
+    "topk_select_each",
+]

@@ -1,0 +1,70 @@
+# One command each, on a fresh Debian or Ubuntu with python3 >= 3.10 (and its venv module), a C++ compiler and make:
+#   make demo    train, unlearn and check a real model on real data
+#   make test    the tests
+#   make bench   the benchmarks, about ten minutes
+# TORCH_SPEC picks the torch to install, e.g. make test TORCH_SPEC="torch==2.13.0".
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_SPEC ?= torch>=2.11
+FGUNLEARN_CUDA ?= AUTO
+BENCHES ?= select score perturb update
+
+BIN := $(VENV)/bin
+SOURCES := $(shell find csrc cmake python benchmarks -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.cmake' -o -name '*.py' \) -not -path '*/build/*' 2>/dev/null) CMakeLists.txt pyproject.toml
+CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h')
+# Another torch or CUDA setting is another installation: the stamps carry both.
+TAG := $(shell printf '%s' '$(TORCH_SPEC)-$(FGUNLEARN_CUDA)' | tr -c 'A-Za-z0-9.' '_')
+
+.PHONY: demo test bench lint format clean install
+.DELETE_ON_ERROR:
+
+install: $(VENV)/installed-$(TAG)
+
+demo: install
+	$(BIN)/fgunlearn demo $(ARGS)
+
+test: install
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: install
+	@mkdir -p benchmarks/results
+	@for name in $(BENCHES); do \
+	  $(BIN)/fgunlearn bench $$name --json benchmarks/results/$$name.json $(ARGS) || exit 1; \
+	done
+
+lint: $(VENV)/dependencies-$(TAG)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
+
+format: $(VENV)/dependencies-$(TAG)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_SOURCES)
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; install Python >= 3.10, or set PYTHON=" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "make: $(PYTHON) is older than 3.10; set PYTHON= to a newer one" >&2; exit 1; }
+	@command -v $(or $(CXX),c++) >/dev/null || { echo "make: no C++ compiler; on Debian or Ubuntu: apt install g++" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "make: no venv module; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
+
+$(VENV)/dependencies-$(TAG): $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH_SPEC)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  "scikit-build-core>=0.10" "pybind11>=2.13" "cmake>=3.24" "ninja>=1.11" \
+	  "numpy>=1.24" "safetensors>=0.4.3" "rich>=13" "typer>=0.12" "scikit-learn>=1.3" "pillow>=10" \
+	  "pytest>=8" "hypothesis>=6" "ruff>=0.6" "mypy>=1.11" "clang-format>=18"
+	@rm -f $(VENV)/dependencies-* $(VENV)/installed-*
+	@touch $@
+
+# Without build isolation: an isolated build would download a torch of its own.
+$(VENV)/installed-$(TAG): $(VENV)/dependencies-$(TAG) $(SOURCES)
+	SKBUILD_CMAKE_DEFINE="FGUNLEARN_CUDA=$(FGUNLEARN_CUDA)" \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --force-reinstall .
+	@touch $@

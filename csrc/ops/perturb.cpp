@@ -1,0 +1,85 @@
+// torch.ops.fgunlearn.{sparse_perturb_, sparse_ascent_, rms}
+#include "cpu/perturb.h"
+
+#include <cmath>
+
+#include "ops/tensors.h"
+
+namespace fgunlearn::ops {
+
+using torch::headeronly::ScalarType;
+
+namespace {
+
+Draw draw_of(const std::string& name, size_t position) {
+  if (name == "none") return Draw::none;
+  if (name == "normal") return Draw::normal;
+  check(name == "uniform", "sparse_perturb_: draw[", position, "] must be 'none', 'normal' or 'uniform', got '", name,
+        "'");
+  return Draw::uniform;
+}
+
+void sparse_perturb_(const Tensors theta, const Tensors indices, const std::vector<std::string> draw,
+                     const std::vector<double> keep, const std::vector<double> shift, const std::vector<double> scale,
+                     int64_t seed, int64_t stream, const std::vector<int64_t> offsets) {
+  const char* op = "sparse_perturb_";
+  auto segments = segments_of(op, "theta", theta);
+  const auto lists = indices_of(op, indices, segments);
+  check_same_length(op, "theta", theta.size(), "draw", draw.size());
+  check_same_length(op, "theta", theta.size(), "keep", keep.size());
+  check_same_length(op, "theta", theta.size(), "shift", shift.size());
+  check_same_length(op, "theta", theta.size(), "scale", scale.size());
+  check_same_length(op, "theta", theta.size(), "offsets", offsets.size());
+  check(stream >= 0 && stream <= 0xffffffffll, op, ": stream must fit in 32 bits, got ", stream);
+  std::vector<Perturbation> how(theta.size());
+  for (size_t t = 0; t < theta.size(); ++t) {
+    how[t] = {draw_of(draw[t], t), keep[t], shift[t], scale[t]};
+    check(std::isfinite(keep[t]) && std::isfinite(shift[t]) && std::isfinite(scale[t]), op,
+          ": keep, shift and scale must be finite, got ", keep[t], ", ", shift[t], ", ", scale[t], " for theta[", t,
+          "]");
+    check(offsets[t] >= 0, op, ": offsets[", t, "] must be >= 0, got ", offsets[t]);
+    segments[t].offset = offsets[t];
+  }
+  cpu::perturb(torch_executor(), segments, lists, how, static_cast<uint64_t>(seed), static_cast<Stream>(stream));
+}
+
+void sparse_ascent_(const Tensors theta, const Tensors grads, const Tensors indices, double lr) {
+  const char* op = "sparse_ascent_";
+  check(std::isfinite(lr), op, ": lr must be finite, got ", lr);
+  check_same_length(op, "theta", theta.size(), "grads", grads.size());
+  const auto segments = segments_of(op, "theta", theta);
+  const auto gradients = segments_of(op, "grads", grads);
+  const auto lists = indices_of(op, indices, segments);
+  for (size_t t = 0; t < theta.size(); ++t) {
+    check_same_shape(op, "theta", theta[t], "grads", grads[t], t);
+    check(segments[t].dtype == gradients[t].dtype, op, ": grads[", t, "] must have the dtype of theta[", t, "]");
+  }
+  cpu::ascend(torch_executor(), segments, gradients, lists, lr);
+}
+
+Tensor rms(const Tensors tensors) {
+  Tensors copies;
+  const auto segments = contiguous_segments_of("rms", "tensors", tensors, copies);
+  const auto values = cpu::rms(torch_executor(), segments);
+  Tensor out = empty_cpu(static_cast<int64_t>(values.size()), ScalarType::Double);
+  std::copy(values.begin(), values.end(), static_cast<double*>(out.data_ptr()));
+  return out;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(fgunlearn, m) {
+  m.def(
+      "sparse_perturb_(Tensor(a!)[] theta, Tensor[] indices, str[] draw, float[] keep, float[] shift, float[] scale, "
+      "int seed, int stream, int[] offsets) -> ()");
+  m.def("sparse_ascent_(Tensor(a!)[] theta, Tensor[] grads, Tensor[] indices, float lr) -> ()");
+  m.def("rms(Tensor[] tensors) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fgunlearn, CPU, m) {
+  m.impl("sparse_perturb_", TORCH_BOX(&sparse_perturb_));
+  m.impl("sparse_ascent_", TORCH_BOX(&sparse_ascent_));
+  m.impl("rms", TORCH_BOX(&rms));
+}
+
+}  // namespace fgunlearn::ops

@@ -1,0 +1,92 @@
+"""Batches of any form: how many samples one holds, and the default loss on ``(x, y)``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+LossFunction = Callable[[nn.Module, Any], Tensor]
+Loader = Iterable[Any]
+
+
+def batch_size(batch: Any) -> int:
+    """The number of samples: the first dimension of the first tensor found in a batch of nested containers.
+
+    Raises:
+        TypeError: the batch holds no tensor with a dimension.
+    """
+    found = _first_tensor(batch)
+    if found is None:
+        raise TypeError(f"a batch must hold a tensor whose first dimension is the batch, got {type(batch).__name__}")
+    return found.shape[0]
+
+
+def _first_tensor(batch: Any) -> Tensor | None:
+    if isinstance(batch, Tensor):
+        return batch if batch.dim() > 0 else None
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, Sequence) else ()
+    if isinstance(batch, str):
+        return None
+    return next((found for part in parts if (found := _first_tensor(part)) is not None), None)
+
+
+def x_and_y(batch: Any) -> tuple[Any, Tensor]:
+    """The two halves of an ``(x, y)`` batch, y a tensor of class numbers.
+
+    Raises:
+        TypeError: the batch is of another form.
+    """
+    if isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[1], Tensor):
+        return batch[0], batch[1]
+    raise TypeError(
+        f"this needs (x, y) batches with a tensor y, got {type(batch).__name__}; give loss_fn for batches of another form"
+    )
+
+
+def cross_entropy(model: nn.Module, batch: Any) -> Tensor:
+    """Mean cross entropy of ``model(x)`` against class numbers ``y``: the default ``loss_fn``."""
+    x, y = x_and_y(batch)
+    return F.cross_entropy(model(x), y)
+
+
+def checked_loss(loss: object) -> Tensor:
+    """``loss`` if it is a scalar that can be differentiated.
+
+    Raises:
+        TypeError: not a tensor.
+        ValueError: not a scalar, or without a graph.
+    """
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"loss_fn must return a tensor, got {type(loss).__name__}")
+    if loss.numel() != 1:
+        raise ValueError(f"loss_fn must return a scalar, got shape {tuple(loss.shape)}")
+    if not loss.requires_grad:
+        raise ValueError(
+            "loss_fn returned a loss without a graph: compute it from the model's parameters, with gradients enabled"
+        )
+    return loss.reshape(())
+
+
+class evaluation_mode:  # noqa: N801
+    """Context manager: the model in eval mode, every submodule back in the mode it had afterwards."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._training: dict[nn.Module, bool] = {}
+
+    def __enter__(self) -> None:
+        self._training = {module: module.training for module in self._model.modules()}
+        self._model.eval()
+
+    def __exit__(self, *error: object) -> None:
+        for module, training in self._training.items():
+            module.training = training
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the model's first parameter; the CPU for a model without any."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))

@@ -1,0 +1,219 @@
+"""Perturbing the selected coordinates, and nothing else."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fgunlearn import ops
+from fgunlearn.batches import Loader, LossFunction, batch_size, checked_loss, cross_entropy, evaluation_mode
+from fgunlearn.initial import Initial, initial_distribution
+from fgunlearn.ops.perturb import GAUSSIAN_STREAM, RESET_STREAM
+from fgunlearn.parameters import first_difference, trainable
+from fgunlearn.selection.selection import Selection
+from fgunlearn.selection.strategies import _check_seed
+
+
+def _check_finite(value: object, argument: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{argument} must be a number, got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{argument} must be finite, got {value}")
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """``theta_i += std * rms(tensor) * z_i`` with z_i ~ N(0, 1), a function of seed and global index alone.
+
+    Args:
+        std: standard deviation, >= 0, in units of the root mean square of the coordinate's tensor; or, with
+        relative=False, of the parameters themselves.
+        seed: any 64-bit integer.
+    """
+
+    std: float = 0.1
+    relative: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_finite(self.std, "std")
+        if self.std < 0:
+            raise ValueError(f"std must be >= 0, got {self.std}")
+        _check_seed(self.seed)
+
+
+@dataclass(frozen=True)
+class Reset:
+    """Redraws from the distribution torch initialises the layer with, a function of seed and global index alone.
+
+    Known for torch's linear, convolution, normalisation, embedding, recurrent, bilinear, PReLU and attention layers;
+    a selected parameter of another layer is refused by name.
+    """
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_seed(self.seed)
+
+
+@dataclass(frozen=True)
+class Zero:
+    """``theta_i = 0``."""
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """``theta_i += lr * g_i``: one step up the mean loss of the data to forget. lr > 0."""
+
+    lr: float
+
+    def __post_init__(self) -> None:
+        _check_finite(self.lr, "lr")
+        if self.lr <= 0:
+            raise ValueError(f"lr must be > 0, got {self.lr}")
+
+
+Perturbation = Gaussian | Reset | Zero | Ascent
+
+
+def perturb_(
+    model: nn.Module,
+    selection: Selection,
+    perturbation: Perturbation,
+    *,
+    loader: Loader | None = None,
+    loss_fn: LossFunction | None = None,
+) -> nn.Module:
+    """Perturbs the selected coordinates of the model in place; every other bit stays what it was.
+
+    Args:
+        model: the model the selection was made for.
+        selection: which coordinates.
+        perturbation: Gaussian, Reset, Zero or Ascent.
+        loader: the data to forget, for Ascent only.
+        loss_fn: as in :func:`fgunlearn.score`, for Ascent only.
+
+    Returns:
+        The model.
+
+    Raises:
+        TypeError: an unknown perturbation.
+        ValueError: a selection made for another model, a NaN or infinite parameter (Gaussian) or gradient (Ascent),
+            no or an empty loader for Ascent, a layer that Reset does not know. The model is unchanged then.
+    """
+    parameters = matched_parameters(model, selection)
+    touched = {
+        name: index
+        for name, index in zip(parameters, selection.indices, strict=True)
+        if index.numel() > 0
+    }
+    tensors = [parameters[name].detach() for name in touched]
+    indices = list(touched.values())
+    offsets = _offsets(parameters, touched)
+    if isinstance(perturbation, Gaussian):
+        draws = [Initial("normal", 0.0, scale) for scale in _noise_scales(touched, tensors, perturbation)]
+        _apply(tensors, indices, draws, 1.0, perturbation.seed, GAUSSIAN_STREAM, offsets)
+    elif isinstance(perturbation, Reset):
+        draws = [initial_distribution(model, name) for name in touched]
+        _apply(tensors, indices, draws, 0.0, perturbation.seed, RESET_STREAM, offsets)
+    elif isinstance(perturbation, Zero):
+        _apply(tensors, indices, [Initial("none")] * len(tensors), 0.0, 0, RESET_STREAM, offsets)
+    elif isinstance(perturbation, Ascent):
+        gradients = _mean_gradients(model, parameters, loader, loss_fn)
+        ops.sparse_ascent_(tensors, [gradients[name] for name in touched], indices, perturbation.lr)
+    else:
+        raise TypeError(f"perturbation must be a Gaussian, Reset, Zero or Ascent, got {perturbation!r}")
+    return model
+
+
+def matched_parameters(model: nn.Module, selection: Selection) -> dict[str, nn.Parameter]:
+    """The model's trainable parameters, if the selection was made for them.
+
+    Raises:
+        TypeError: not a Selection.
+        ValueError: names, shapes or devices differ; the first difference is named.
+    """
+    if not isinstance(selection, Selection):
+        raise TypeError(f"selection must be a Selection, got {type(selection).__name__}")
+    parameters = trainable(model)
+    difference = first_difference(selection.names, selection.shapes, parameters)
+    if difference is not None:
+        raise ValueError(f"the selection was made for another model: {difference}")
+    device = next(iter(parameters.values())).device
+    if selection.device != device:
+        raise ValueError(f"the selection is on {selection.device} and the model on {device}: use selection.to({device})")
+    return parameters
+
+
+def _offsets(parameters: dict[str, nn.Parameter], touched: dict[str, Tensor]) -> list[int]:
+    offsets = []
+    before = 0
+    for name, parameter in parameters.items():
+        if name in touched:
+            offsets.append(before)
+        before += parameter.numel()
+    return offsets
+
+
+def _noise_scales(names: dict[str, Tensor], tensors: list[Tensor], gaussian: Gaussian) -> list[float]:
+    if not gaussian.relative:
+        return [gaussian.std] * len(tensors)
+    scales = [gaussian.std * rms for rms in ops.rms(tensors).tolist()]
+    for name, scale in zip(names, scales, strict=True):
+        if not math.isfinite(scale):
+            raise ValueError(f"parameter {name!r} holds NaN or infinity: noise relative to its rms is undefined")
+    return scales
+
+
+def _apply(
+    tensors: list[Tensor],
+    indices: list[Tensor],
+    draws: list[Initial],
+    keep: float,
+    seed: int,
+    stream: int,
+    offsets: list[int],
+) -> None:
+    ops.sparse_perturb_(
+        tensors,
+        indices,
+        [d.draw for d in draws],
+        [keep] * len(tensors),
+        [d.shift for d in draws],
+        [d.scale for d in draws],
+        seed,
+        stream,
+        offsets,
+    )
+
+
+def _mean_gradients(
+    model: nn.Module, parameters: dict[str, nn.Parameter], loader: Loader | None, loss_fn: LossFunction | None
+) -> dict[str, Tensor]:
+    if loader is None:
+        raise ValueError("Ascent needs loader, the data to forget")
+    loss_fn = cross_entropy if loss_fn is None else loss_fn
+    sums = {name: torch.zeros_like(p, memory_format=torch.contiguous_format) for name, p in parameters.items()}
+    seen = 0
+    with evaluation_mode(model):
+        for batch in loader:
+            size = batch_size(batch)
+            if size == 0:
+                continue
+            with torch.enable_grad():
+                loss = checked_loss(loss_fn(model, batch))
+                gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+            for total, gradient in zip(sums.values(), gradients, strict=True):
+                if gradient is not None:
+                    total.add_(gradient, alpha=size)
+            seen += size
+    if seen == 0:
+        raise ValueError("loader is empty: there is no data to ascend on")
+    for name, total in sums.items():
+        total.div_(seen)
+        if not bool(total.isfinite().all()):
+            raise ValueError(f"the gradient of {name!r} holds NaN or infinity: the model is unchanged")
+    return sums

@@ -1,0 +1,295 @@
+"""Which coordinates to select: Top-K, Random-k and their mixture."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from fgunlearn import ops
+from fgunlearn.parameters import check_tensors, shapes_of
+from fgunlearn.selection.selection import Selection
+
+Scope = Literal["global", "tensor"]
+ScoreKind = Literal["grad", "abs_grad", "fisher", "saliency", "fisher_ratio"]
+
+
+def _check_size(k: int | None, ratio: float | None) -> None:
+    if (k is None) == (ratio is None):
+        raise ValueError(f"give exactly one of k and ratio, got k={k} and ratio={ratio}")
+    if k is not None:
+        if isinstance(k, bool) or not isinstance(k, int):
+            raise TypeError(f"k must be an int, got {k!r}")
+        if k < 0:
+            raise ValueError(f"k must be >= 0, got {k}")
+    if ratio is not None:
+        if isinstance(ratio, bool) or not isinstance(ratio, (int, float)):
+            raise TypeError(f"ratio must be a number, got {ratio!r}")
+        if not 0.0 <= ratio <= 1.0:  # also refuses NaN
+            raise ValueError(f"ratio must be in [0, 1], got {ratio}")
+
+
+def _check_choice(value: object, allowed: Sequence[str], argument: str) -> None:
+    if value not in allowed:
+        raise ValueError(f"{argument} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def _check_seed(seed: object) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed must be an int, got {seed!r}")
+    if not -(2**63) <= seed < 2**63:
+        raise ValueError(f"seed must fit in 64 bits, got {seed}")
+
+
+def resolve_k(n: int, k: int | None, ratio: float | None) -> int:
+    """k itself, or round(ratio * n).
+
+    Raises:
+        ValueError: k > n.
+    """
+    if k is None:
+        assert ratio is not None
+        return round(ratio * n)
+    if k > n:
+        raise ValueError(f"k must be at most the number of coordinates, {n}, got {k}")
+    return k
+
+
+def apportion(k: int, numels: Sequence[int]) -> list[int]:
+    """Splits k over tensors in proportion to their sizes; exactly k in all, by largest remainder, first tensor first."""
+    n = sum(numels)
+    if n == 0:
+        return [0] * len(numels)
+    shares = [k * numel // n for numel in numels]
+    by_remainder = sorted(range(len(numels)), key=lambda t: (-(k * numels[t] % n), t))
+    for t in by_remainder[: k - sum(shares)]:
+        shares[t] += 1
+    return shares
+
+
+def _seed_of_tensor(seed: int, position: int) -> int:
+    """Another 64-bit seed for each tensor (splitmix64), so that same-shaped tensors don't get the same subset."""
+    mask = 2**64 - 1
+    z = (seed + (position + 1) * 0x9E3779B97F4A7C15) & mask
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+    z ^= z >> 31
+    return z - 2**64 if z >= 2**63 else z
+
+
+def _top(keys: Sequence[Tensor], k: int, scope: Scope, labels: Sequence[str]) -> tuple[list[Tensor], float | None]:
+    try:
+        if scope == "global":
+            indices, threshold = ops.topk_select(keys, k)
+            return indices, float(threshold)
+        indices, _ = ops.topk_select_each(keys, apportion(k, [t.numel() for t in keys]))
+        return indices, None
+    except RuntimeError as error:
+        found = re.search(r"keys\[(\d+)\] holds (\d+) NaN", str(error))
+        if found is None:
+            raise
+        raise ValueError(f"{labels[int(found[1])]} holds {found[2]} NaN: there is no order to select by") from None
+
+
+def _random(numels: Sequence[int], k: int, seed: int, scope: Scope, base: Sequence[Tensor] = ()) -> list[Tensor]:
+    """k random coordinates outside base, united with it."""
+    if scope == "global":
+        return ops.randomk_select(numels, k, seed, base)
+    free = [numel - (base[t].numel() if base else 0) for t, numel in enumerate(numels)]
+    indices = []
+    for t, share in enumerate(apportion(k, free)):
+        indices += ops.randomk_select([numels[t]], share, _seed_of_tensor(seed, t), base[t : t + 1])
+    return indices
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The k coordinates with the largest score; ties go to the smallest global index.
+
+    Args:
+        ratio: share of all coordinates, in [0, 1]; k = round(ratio * n).
+        k: their number. Exactly one of the two.
+        score: what to rank by, see :func:`fgunlearn.score`.
+        scope: "global" ranks all tensors together; "tensor" takes the same share of each (exactly k in all).
+    """
+
+    ratio: float | None = None
+    _: KW_ONLY
+    k: int | None = None
+    score: ScoreKind = "grad"
+    scope: Scope = "global"
+
+    def __post_init__(self) -> None:
+        _check_size(self.k, self.ratio)
+        _check_choice(self.score, get_args(ScoreKind), "score")
+        _check_choice(self.scope, get_args(Scope), "scope")
+
+    @property
+    def score_kind(self) -> ScoreKind | None:
+        """The score this strategy ranks by; None when it needs none."""
+        return self.score
+
+    def choose(self, parameters: Mapping[str, Tensor], scores: Mapping[str, Tensor] | None) -> Selection:
+        """The selection from scores by parameter name."""
+        assert scores is not None
+        keys = [scores[name] for name in parameters]
+        k = resolve_k(sum(t.numel() for t in keys), self.k, self.ratio)
+        indices, threshold = _top(keys, k, self.scope, [f"the score of {name!r}" for name in parameters])
+        return Selection(shapes_of(parameters.values()), indices, names=list(parameters), threshold=threshold)
+
+
+@dataclass(frozen=True)
+class RandomK:
+    """A uniform k-subset, a pure function of seed and coordinate: the same on any number of threads or shards.
+
+    Args:
+        ratio: share of all coordinates, in [0, 1]; k = round(ratio * n).
+        k: their number. Exactly one of the two.
+        seed: any 64-bit integer.
+        scope: "global" draws from all tensors together; "tensor" draws the same share from each (exactly k in all).
+    """
+
+    ratio: float | None = None
+    _: KW_ONLY
+    k: int | None = None
+    seed: int = 0
+    scope: Scope = "global"
+
+    def __post_init__(self) -> None:
+        _check_size(self.k, self.ratio)
+        _check_seed(self.seed)
+        _check_choice(self.scope, get_args(Scope), "scope")
+
+    @property
+    def score_kind(self) -> ScoreKind | None:
+        """None: no score is needed."""
+        return None
+
+    def choose(self, parameters: Mapping[str, Tensor], scores: Mapping[str, Tensor] | None) -> Selection:
+        """The selection; ``scores`` is not looked at."""
+        numels = [t.numel() for t in parameters.values()]
+        k = resolve_k(sum(numels), self.k, self.ratio)
+        indices = _random(numels, k, self.seed, self.scope)
+        return Selection(shapes_of(parameters.values()), indices, names=list(parameters), seed=self.seed)
+
+
+@dataclass(frozen=True)
+class RandomTopK:
+    """floor(top_share * k) coordinates by Top-K, the rest uniform from the others.
+
+    Args:
+        ratio: share of all coordinates, in [0, 1]; k = round(ratio * n).
+        k: their number. Exactly one of the two.
+        top_share: 0 is Random-k, 1 is Top-K.
+        score: what to rank by, see :func:`fgunlearn.score`.
+        seed: any 64-bit integer.
+        scope: "global" or "tensor".
+    """
+
+    ratio: float | None = None
+    _: KW_ONLY
+    k: int | None = None
+    top_share: float = 0.5
+    score: ScoreKind = "grad"
+    seed: int = 0
+    scope: Scope = "global"
+
+    def __post_init__(self) -> None:
+        _check_size(self.k, self.ratio)
+        _check_choice(self.score, get_args(ScoreKind), "score")
+        _check_seed(self.seed)
+        _check_choice(self.scope, get_args(Scope), "scope")
+        if isinstance(self.top_share, bool) or not isinstance(self.top_share, (int, float)):
+            raise TypeError(f"top_share must be a number, got {self.top_share!r}")
+        if not 0.0 <= self.top_share <= 1.0:
+            raise ValueError(f"top_share must be in [0, 1], got {self.top_share}")
+
+    @property
+    def score_kind(self) -> ScoreKind | None:
+        """The score the top part ranks by; None when there is no top part."""
+        return self.score if self.top_share > 0 else None
+
+    def choose(self, parameters: Mapping[str, Tensor], scores: Mapping[str, Tensor] | None) -> Selection:
+        """The selection from scores by parameter name."""
+        numels = [t.numel() for t in parameters.values()]
+        k = resolve_k(sum(numels), self.k, self.ratio)
+        top = math.floor(self.top_share * k)
+        base: list[Tensor] = []
+        threshold = None
+        if top > 0:
+            assert scores is not None
+            labels = [f"the score of {name!r}" for name in parameters]
+            base, threshold = _top([scores[name] for name in parameters], top, self.scope, labels)
+        indices = _random(numels, k - top, self.seed, self.scope, base)
+        return Selection(
+            shapes_of(parameters.values()), indices, names=list(parameters), threshold=threshold, seed=self.seed
+        )
+
+
+Strategy = TopK | RandomK | RandomTopK
+
+
+def _named(tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+    if isinstance(tensors, Tensor) or not isinstance(tensors, Sequence):
+        raise TypeError(f"tensors must be a list of tensors, got {type(tensors).__name__}")
+    named = {str(t): tensor for t, tensor in enumerate(tensors)}
+    check_tensors(named, "tensor")
+    return named
+
+
+def topk(
+    tensors: Sequence[Tensor], *, k: int | None = None, ratio: float | None = None, scope: Scope = "global"
+) -> Selection:
+    """The k coordinates with the largest absolute value over a list of tensors.
+
+    Exact, without a copy or a sort; ties go to the smallest global index (tensors one after another, C order).
+
+    Args:
+        tensors: float32, float64, float16 or bfloat16 tensors of any shapes, mixed if need be.
+        k: how many; or
+        ratio: their share, k = round(ratio * n). Exactly one of the two.
+        scope: "global" ranks all tensors together; "tensor" takes the same share of each.
+
+    Raises:
+        TypeError, ValueError: what is wrong with which argument or tensor; a NaN is refused with tensor and count.
+    """
+    _check_size(k, ratio)
+    _check_choice(scope, get_args(Scope), "scope")
+    named = _named(tensors)
+    count = resolve_k(sum(t.numel() for t in tensors), k, ratio)
+    with torch.no_grad():
+        indices, threshold = _top(list(tensors), count, scope, [f"tensor number {t}" for t in named])
+    return Selection(shapes_of(tensors), indices, threshold=threshold)
+
+
+def randomk(
+    tensors: Sequence[Tensor],
+    *,
+    k: int | None = None,
+    ratio: float | None = None,
+    seed: int = 0,
+    scope: Scope = "global",
+) -> Selection:
+    """A uniform k-subset of the coordinates of a list of tensors, whose values are not read.
+
+    Args:
+        tensors: as for :func:`topk`; only the shapes matter.
+        k: how many; or
+        ratio: their share, k = round(ratio * n). Exactly one of the two.
+        seed: any 64-bit integer; with the shapes it determines the answer on any machine.
+        scope: "global" draws from all tensors together; "tensor" draws the same share from each.
+
+    Raises:
+        TypeError, ValueError: what is wrong with which argument or tensor.
+    """
+    _check_size(k, ratio)
+    _check_seed(seed)
+    _check_choice(scope, get_args(Scope), "scope")
+    _named(tensors)
+    numels = [t.numel() for t in tensors]
+    return Selection(shapes_of(tensors), _random(numels, resolve_k(sum(numels), k, ratio), seed, scope), seed=seed)
