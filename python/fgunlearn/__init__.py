@@ -4,8 +4,9 @@ from typing import Any
 
 from fgunlearn import ops
 from fgunlearn.optim import SparseOptimizer
-from fgunlearn.perturb import Ascent, Gaussian, Reset, Zero, perturb_
+from fgunlearn.perturb import Ascent, Gaussian, Reset, Shrink, Zero, perturb_
 from fgunlearn.selection import RandomK, RandomTopK, Selection, TopK, randomk, score, select, topk
+from fgunlearn.unlearning import Repair, Result, unlearn
 
 __version__: str = ops.BUILD_INFO["version"]
 
@@ -20,8 +21,11 @@ __all__ = [
     "Gaussian",
     "RandomK",
     "RandomTopK",
+    "Repair",
     "Reset",
+    "Result",
     "Selection",
+    "Shrink",
     "SparseOptimizer",
     "TopK",
     "Zero",
@@ -33,4 +37,5 @@ __all__ = [
     "score",
     "select",
     "topk",
+    "unlearn",
 ]

@@ -60,6 +60,22 @@ class Reset:
 
 
 @dataclass(frozen=True)
+class Shrink:
+    """``theta_i *= factor``, 0 <= factor < 1: memory fades, and what remains is a start to learn from again.
+
+    Source: "shrink and perturb", Ash and Adams, "On warm-starting neural network training", NeurIPS 2020; here on the
+    selected weights of layers only: vectors such as biases and normalisation scales keep their values.
+    """
+
+    factor: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_finite(self.factor, "factor")
+        if not 0.0 <= self.factor < 1.0:
+            raise ValueError(f"factor must be in [0, 1), got {self.factor}")
+
+
+@dataclass(frozen=True)
 class Zero:
     """``theta_i = 0``."""
 
@@ -76,7 +92,7 @@ class Ascent:
             raise ValueError(f"lr must be > 0, got {self.lr}")
 
 
-Perturbation = Gaussian | Reset | Zero | Ascent
+Perturbation = Gaussian | Reset | Shrink | Zero | Ascent
 
 
 def perturb_(
@@ -92,7 +108,7 @@ def perturb_(
     Args:
         model: the model the selection was made for.
         selection: which coordinates.
-        perturbation: Gaussian, Reset, Zero or Ascent.
+        perturbation: Gaussian, Reset, Shrink, Zero or Ascent.
         loader: the data to forget, for Ascent only.
         loss_fn: as in :func:`fgunlearn.score`, for Ascent only.
 
@@ -115,17 +131,20 @@ def perturb_(
     offsets = _offsets(parameters, touched)
     if isinstance(perturbation, Gaussian):
         draws = [Initial("normal", 0.0, scale) for scale in _noise_scales(touched, tensors, perturbation)]
-        _apply(tensors, indices, draws, 1.0, perturbation.seed, GAUSSIAN_STREAM, offsets)
+        _apply(tensors, indices, draws, [1.0] * len(tensors), perturbation.seed, GAUSSIAN_STREAM, offsets)
     elif isinstance(perturbation, Reset):
         draws = [initial_distribution(model, name) for name in touched]
-        _apply(tensors, indices, draws, 0.0, perturbation.seed, RESET_STREAM, offsets)
+        _apply(tensors, indices, draws, [0.0] * len(tensors), perturbation.seed, RESET_STREAM, offsets)
+    elif isinstance(perturbation, Shrink):
+        keep = [perturbation.factor if tensor.dim() > 1 else 1.0 for tensor in tensors]
+        _apply(tensors, indices, [Initial("none")] * len(tensors), keep, 0, RESET_STREAM, offsets)
     elif isinstance(perturbation, Zero):
-        _apply(tensors, indices, [Initial("none")] * len(tensors), 0.0, 0, RESET_STREAM, offsets)
+        _apply(tensors, indices, [Initial("none")] * len(tensors), [0.0] * len(tensors), 0, RESET_STREAM, offsets)
     elif isinstance(perturbation, Ascent):
         gradients = _mean_gradients(model, parameters, loader, loss_fn)
         ops.sparse_ascent_(tensors, [gradients[name] for name in touched], indices, perturbation.lr)
     else:
-        raise TypeError(f"perturbation must be a Gaussian, Reset, Zero or Ascent, got {perturbation!r}")
+        raise TypeError(f"perturbation must be a Gaussian, Reset, Shrink, Zero or Ascent, got {perturbation!r}")
     return model
 
 
@@ -172,7 +191,7 @@ def _apply(
     tensors: list[Tensor],
     indices: list[Tensor],
     draws: list[Initial],
-    keep: float,
+    keep: list[float],
     seed: int,
     stream: int,
     offsets: list[int],
@@ -181,7 +200,7 @@ def _apply(
         tensors,
         indices,
         [d.draw for d in draws],
-        [keep] * len(tensors),
+        keep,
         [d.shift for d in draws],
         [d.scale for d in draws],
         seed,

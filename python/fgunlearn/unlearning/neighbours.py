@@ -1,0 +1,91 @@
+"""What the remaining data alone says about a sample: the labels of its nearest neighbours.
+
+A model that memorised a sample has moved the sample's penultimate features to where its label is, wrong labels included,
+so neighbours are looked for in an early layer, where features still follow the input. The first convolution or linear
+layer is the one that a label reaches last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torch.nn.modules.conv import _ConvNd
+
+from fgunlearn.batches import Loader, device_of, evaluation_mode, x_and_y
+
+_TEMPERATURE = 0.05  # of the votes' weights, in units of cosine similarity
+
+
+def early_layer(model: nn.Module) -> str:
+    """The name of the first layer with weights to multiply by: the model's first convolution or linear layer.
+
+    Raises:
+        ValueError: the model has none.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, (_ConvNd, nn.Linear)):
+            return name
+    raise ValueError("forget='neighbour' needs a model with a convolution or linear layer to take features from")
+
+
+@torch.no_grad()
+def features(model: nn.Module, loader: Loader, layer: str) -> tuple[Tensor, Tensor]:
+    """The output of ``layer`` over all batches, flattened per sample and of length 1, and the labels.
+
+    Returns:
+        float32 (samples, features) and int64 (samples,).
+    """
+    taken: list[Tensor] = []
+
+    def take(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        taken.append(F.normalize(output.detach().float().flatten(1), dim=1))
+        raise _Reached
+
+    device = device_of(model)
+    labels = []
+    handle = model.get_submodule(layer).register_forward_hook(take)
+    try:
+        with evaluation_mode(model):
+            for batch in loader:
+                x, y = x_and_y(batch)
+                try:
+                    model(x.to(device))
+                except _Reached:
+                    labels.append(y.to(device))
+    finally:
+        handle.remove()
+    if not labels:
+        raise ValueError("the loader is empty")
+    return torch.cat(taken), torch.cat(labels)
+
+
+class _Reached(Exception):  # noqa: N818
+    """The layer whose features are wanted has run: the rest of the model need not."""
+
+
+def neighbour_votes(
+    model: nn.Module, retain: Loader, classes: int, neighbours: int
+) -> Callable[[Loader], tuple[Tensor, Tensor]]:
+    """A function from a loader to the votes on its samples, float32 (samples, classes) with rows of sum 1, and labels.
+
+    The ``neighbours`` most similar remaining samples (cosine, in the early layer) vote for their labels with weights
+    softmax(similarity / 0.05). Memory: the features of all remaining samples.
+    """
+    layer = early_layer(model)
+    kept, kept_labels = features(model, retain, layer)
+    count = min(neighbours, len(kept))
+
+    def vote(loader: Loader) -> tuple[Tensor, Tensor]:
+        asked, labels = features(model, loader, layer)
+        votes = torch.zeros(len(asked), classes, device=asked.device)
+        for start in range(0, len(asked), 1024):
+            similar, which = (asked[start : start + 1024] @ kept.T).topk(count, dim=1)
+            weights = torch.softmax(similar / _TEMPERATURE, dim=1)
+            votes[start : start + 1024].scatter_add_(1, kept_labels[which], weights)
+        return votes, labels
+
+    return vote

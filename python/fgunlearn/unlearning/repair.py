@@ -1,0 +1,112 @@
+"""What a repair is, as data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Schedule = Literal["constant", "linear", "cosine", "onecycle"]
+Forget = Literal["none", "ascent", "unlikelihood", "random_label", "neighbour"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repair:
+    """A few epochs of SGD on the remaining data that update the selected coordinates only.
+
+    Args:
+        epochs: passes over the remaining data; a fraction is fine; 0 for none.
+        lr: the largest learning rate.
+        momentum: of SGD.
+        nesterov: of SGD; only with momentum.
+        weight_decay: of SGD, on the selected coordinates only.
+        schedule: how lr changes over the steps: "constant"; "linear" to 0; "cosine" to 0; "onecycle", a linear rise over
+            the first ``warmup`` of the steps and a cosine to 0 after it.
+        warmup: share of the steps, in [0, 1); "onecycle" only.
+        update: "selection" moves the selected coordinates alone; "all" every parameter that requires grad.
+        batch_norm: "train" keeps updating the running statistics on the remaining data; "eval" freezes them.
+        forget: a term on the forget data beside the retain loss, on logits z and labels y:
+            "none"; "ascent", minus the loss; "unlikelihood", -log(1 - p_y), which is bounded where ascent is not;
+            "random_label", cross entropy to a class drawn at random among the others; "neighbour", cross entropy to what
+            the remaining data says about the sample: the vote of its nearest neighbours (see
+            :mod:`fgunlearn.unlearning.neighbours`).
+        weight: of the forget term, > 0.
+        forget_share: the term acts for at most this first share of the steps, in [0, 1].
+        forget_batch: forget samples per step; None for the loader's own batches.
+        stop: with a held-out loader, stop forgetting once the forget data looks like data never trained on
+            (:mod:`fgunlearn.unlearning.stopping`).
+        neighbours: number of neighbours that vote.
+        retain_loss: stop the repair at the end of the first epoch whose mean retain loss is at most this; None for all
+            epochs.
+        seed: of the random labels and the order of the forget samples; any int.
+    """
+
+    epochs: float = 2.0
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    schedule: Schedule = "onecycle"
+    warmup: float = 0.3
+    update: Literal["selection", "all"] = "selection"
+    batch_norm: Literal["train", "eval"] = "train"
+    forget: Forget = "none"
+    weight: float = 1.0
+    forget_share: float = 1.0
+    forget_batch: int | None = None
+    stop: bool = True
+    neighbours: int = 10
+    retain_loss: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_choice(self.schedule, get_args(Schedule), "schedule")
+        _check_choice(self.forget, get_args(Forget), "forget")
+        _check_choice(self.update, ("selection", "all"), "update")
+        _check_choice(self.batch_norm, ("train", "eval"), "batch_norm")
+        _check_number(self.epochs, "epochs", low=0.0)
+        _check_number(self.lr, "lr", low=0.0, above=True)
+        _check_number(self.momentum, "momentum", low=0.0)
+        _check_number(self.weight_decay, "weight_decay", low=0.0)
+        _check_number(self.weight, "weight", low=0.0, above=True)
+        _check_number(self.forget_share, "forget_share", low=0.0, high=1.0)
+        _check_number(self.warmup, "warmup", low=0.0, high=1.0)
+        if self.warmup >= 1.0:
+            raise ValueError(f"warmup must be below 1, got {self.warmup}")
+        _check_count(self.neighbours, "neighbours")
+        if self.forget_batch is not None:
+            _check_count(self.forget_batch, "forget_batch")
+        if self.retain_loss is not None:
+            _check_number(self.retain_loss, "retain_loss", low=0.0)
+
+    def learning_rate(self, progress: float) -> float:
+        """The learning rate after the share ``progress`` of the steps, in [0, 1)."""
+        if self.schedule == "constant":
+            return self.lr
+        if self.schedule == "linear":
+            return self.lr * (1.0 - progress)
+        if self.schedule == "cosine":
+            return self.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
+        if progress < self.warmup:
+            return self.lr * progress / self.warmup
+        return self.lr * 0.5 * (1.0 + math.cos(math.pi * (progress - self.warmup) / (1.0 - self.warmup)))
+
+
+def _check_choice(value: object, allowed: tuple[object, ...], argument: str) -> None:
+    if value not in allowed:
+        raise ValueError(f"{argument} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def _check_count(value: object, argument: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{argument} must be an int, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{argument} must be >= 1, got {value}")
+
+
+def _check_number(value: object, argument: str, *, low: float, high: float = math.inf, above: bool = False) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{argument} must be a number, got {value!r}")
+    if not math.isfinite(value) or value < low or value > high or (above and value == low):
+        upper = "" if math.isinf(high) else f" and at most {high:g}"
+        raise ValueError(f"{argument} must be {'>' if above else '>='} {low:g}{upper}, got {value}")

@@ -1,0 +1,64 @@
+"""When enough is forgotten, told without a retrained model.
+
+A model retrained without the forget data meets it as data it never saw. So forgetting has gone far enough when the model
+treats the forget data like held-out data: its mean loss there is at least the held-out mean loss. Where the forget data
+is not like the held-out data (a whole class, wrong labels), the remaining data says what to expect: if its neighbours
+vote for another label than the sample's own, a retrained model is expected to be wrong on the sample too, and forgetting
+goes on until the model is right on no more of the forget samples than the votes are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from fgunlearn.batches import Loader, device_of, evaluation_mode, x_and_y
+
+
+@torch.no_grad()
+def logits_and_labels(model: nn.Module, loader: Loader) -> tuple[Tensor, Tensor]:
+    """``model(x)`` and y over all batches, in eval mode: float32 (samples, classes) and int64 (samples,).
+
+    Raises:
+        ValueError: the loader is empty.
+    """
+    device = device_of(model)
+    logits, labels = [], []
+    with evaluation_mode(model):
+        for batch in loader:
+            x, y = x_and_y(batch)
+            logits.append(model(x.to(device)).float())
+            labels.append(y.to(device))
+    if not logits:
+        raise ValueError("the loader is empty")
+    return torch.cat(logits), torch.cat(labels)
+
+
+@dataclass
+class StopRule:
+    """Forgetting is over when ``reached`` says so.
+
+    Args:
+        heldout: labelled data that no model was trained on.
+        expected_accuracy: the share of forget samples whose own label the remaining data votes for; None when not known,
+            and then the mean loss alone decides.
+    """
+
+    heldout: Loader
+    expected_accuracy: float | None = None
+
+    def reached(self, model: nn.Module, forget: Loader) -> bool:
+        """Whether the model treats the forget data as it would data never trained on."""
+        forget_logits, forget_labels = logits_and_labels(model, forget)
+        if self.expected_accuracy is not None:
+            right = float((forget_logits.argmax(1) == forget_labels).float().mean())
+            # One sample of slack: the votes are an estimate, and a whole number of samples can't meet it exactly.
+            if right > self.expected_accuracy + 1.0 / len(forget_labels):
+                return False
+        heldout_logits, heldout_labels = logits_and_labels(model, self.heldout)
+        return float(F.cross_entropy(forget_logits, forget_labels)) >= float(
+            F.cross_entropy(heldout_logits, heldout_labels)
+        )
