@@ -183,7 +183,9 @@ class ForgetTerm:
         expected = None
         if repair.forget == "neighbour" or (repair.stop and heldout_loader is not None):
             classes = _class_count(model, pairs[0][0])
-            votes, labels = neighbour_votes(model, retain_loader, classes, repair.neighbours)(pairs)
+            votes, labels = neighbour_votes(
+                model, retain_loader, classes, repair.neighbours, repair.neighbour_layer
+            )(pairs)
             expected = float((votes.argmax(1) == labels).float().mean())
             self._votes = votes
         if repair.stop and heldout_loader is not None:

@@ -1,8 +1,8 @@
 """What the remaining data alone says about a sample: the labels of its nearest neighbours.
 
 A model that memorised a sample has moved the sample's penultimate features to where its label is, wrong labels included,
-so neighbours are looked for in an early layer, where features still follow the input. The first convolution or linear
-layer is the one that a label reaches last.
+so neighbours are looked for in an early layer, where features still follow the input: by default the first convolution
+or linear layer, the one that a label reaches last.
 """
 
 from __future__ import annotations
@@ -68,14 +68,20 @@ class _Reached(Exception):  # noqa: N818
 
 
 def neighbour_votes(
-    model: nn.Module, retain: Loader, classes: int, neighbours: int
+    model: nn.Module, retain: Loader, classes: int, neighbours: int, layer: str | None = None
 ) -> Callable[[Loader], tuple[Tensor, Tensor]]:
     """A function from a loader to the votes on its samples, float32 (samples, classes) with rows of sum 1, and labels.
 
-    The ``neighbours`` most similar remaining samples (cosine, in the early layer) vote for their labels with weights
-    softmax(similarity / 0.05). Memory: the features of all remaining samples.
+    The ``neighbours`` most similar remaining samples (cosine, at the output of ``layer``) vote for their labels with
+    weights softmax(similarity / 0.05). Memory: the features of all remaining samples.
+
+    Raises:
+        ValueError: no module of that name.
     """
-    layer = early_layer(model)
+    if layer is None:
+        layer = early_layer(model)
+    elif layer not in dict(model.named_modules()):
+        raise ValueError(f"neighbour_layer must name a module of the model, got {layer!r}")
     kept, kept_labels = features(model, retain, layer)
     count = min(neighbours, len(kept))
 

@@ -36,6 +36,8 @@ class Repair:
         stop: with a held-out loader, stop forgetting once the forget data looks like data never trained on
             (:mod:`fgunlearn.unlearning.stopping`).
         neighbours: number of neighbours that vote.
+        neighbour_layer: name of the module whose output the neighbours are found by; None for the model's first
+            convolution or linear layer. An early one: later features follow the labels, wrong ones included.
         retain_loss: stop the repair at the end of the first epoch whose mean retain loss is at most this; None for all
             epochs.
         seed: of the random labels and the order of the forget samples; any int.
@@ -56,6 +58,7 @@ class Repair:
     forget_batch: int | None = None
     stop: bool = True
     neighbours: int = 10
+    neighbour_layer: str | None = None
     retain_loss: float | None = None
     seed: int = 0
 

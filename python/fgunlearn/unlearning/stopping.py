@@ -11,30 +11,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from fgunlearn.batches import Loader, device_of, evaluation_mode, x_and_y
-
-
-@torch.no_grad()
-def logits_and_labels(model: nn.Module, loader: Loader) -> tuple[Tensor, Tensor]:
-    """``model(x)`` and y over all batches, in eval mode: float32 (samples, classes) and int64 (samples,).
-
-    Raises:
-        ValueError: the loader is empty.
-    """
-    device = device_of(model)
-    logits, labels = [], []
-    with evaluation_mode(model):
-        for batch in loader:
-            x, y = x_and_y(batch)
-            logits.append(model(x.to(device)).float())
-            labels.append(y.to(device))
-    if not logits:
-        raise ValueError("the loader is empty")
-    return torch.cat(logits), torch.cat(labels)
+from fgunlearn.batches import Loader
+from fgunlearn.metrics.accuracy import logits_and_labels
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""Training, retraining and unlearning on real data: what the demo runs."""

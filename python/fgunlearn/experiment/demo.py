@@ -1,0 +1,181 @@
+"""The demo: three scenarios, several seeds, every recipe, in worker processes."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import platform
+import signal
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fgunlearn import ops
+from fgunlearn.experiment import scenarios, trial
+from fgunlearn.experiment.recipes import recipes
+from fgunlearn.experiment.training import Training
+from fgunlearn.files import replacing
+from fgunlearn.progress import bar
+
+GAP_LIMIT = 0.01
+"""Largest accuracy gap to the retrained model, on each of D_u, D_r and D_t (mean over seeds)."""
+
+ACCELERATION_LIMIT = 10.0
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What to run.
+
+    Attributes:
+        source: data, see :func:`fgunlearn.experiment.data.load`.
+        scenarios: of "random", "class", "mislabel".
+        seeds: each gives a split, a source model and a retrained model of its own.
+        jobs: worker processes of one thread each; 1 runs in this process. 0: one per core, at most one per task.
+        training: of source and retrained models.
+        limit: use at most this many training images.
+    """
+
+    source: str = "digits"
+    scenarios: Sequence[str] = scenarios.NAMES
+    seeds: Sequence[int] = (0, 1, 2)
+    jobs: int = 0
+    training: Training = field(default_factory=Training)
+    limit: int | None = None
+
+
+def run(demo: Demo, progress: bool = True) -> dict[str, Any]:
+    """Runs all tasks and returns what the JSON file holds: machine, configuration, tasks, summary."""
+    tasks = [
+        trial.Task(demo.source, scenario, seed, demo.training, demo.limit)
+        for seed in demo.seeds
+        for scenario in demo.scenarios
+    ]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jobs = min(demo.jobs or cores, len(tasks))
+    start = time.perf_counter()
+    with bar(progress) as display:
+        ticker = display.add_task(f"{len(tasks)} tasks on {jobs} processes", total=len(tasks))
+        results = _run_all(tasks, jobs, lambda: display.advance(ticker))
+    results.sort(key=lambda r: (demo.scenarios.index(r["scenario"]), r["seed"]))
+    return {
+        "fgunlearn": ops.BUILD_INFO["version"],
+        "machine": describe_machine(jobs),
+        "configuration": {**asdict(demo), "recipes": {r.name: repr(r) for r in recipes(0)}},
+        "seconds": time.perf_counter() - start,
+        "tasks": results,
+        "summary": summarise(results),
+    }
+
+
+def _run_all(tasks: list[trial.Task], jobs: int, tick: Callable[[], None]) -> list[dict[str, Any]]:
+    results = []
+    if jobs == 1:
+        threads = torch.get_num_threads()
+        trial.use_one_thread()
+        try:
+            for task in tasks:
+                results.append(trial.run(task))
+                tick()
+        finally:
+            torch.set_num_threads(threads)
+        return results
+    with _workers(jobs) as pool:
+        for done in as_completed([pool.submit(trial.run, task) for task in tasks]):
+            results.append(done.result())
+            tick()
+    return results
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it ends the workers
+    trial.use_one_thread()
+
+
+@contextmanager
+def _workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in multiprocessing.active_children():
+            child.terminate()
+        raise
+    pool.shutdown()
+
+
+def summarise(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Per scenario and row the mean and standard deviation over seeds, gaps to the retrained model, and the verdict.
+
+    Standard deviations are of the sample (n - 1); gaps are means over seeds of model minus retrained model. The best
+    recipe has the smallest largest gap among those that are fast enough (among all if none is).
+    """
+    summary = []
+    for scenario in dict.fromkeys(r["scenario"] for r in results):
+        runs = [r for r in results if r["scenario"] == scenario]
+        rows = []
+        for position, first in enumerate(runs[0]["rows"]):
+            same = [r["rows"][position] for r in runs]
+            row: dict[str, Any] = {key: first[key] for key in ("name", "strategy", "recipe", "control") if key in first}
+            for key, value in first.items():
+                if isinstance(value, float):
+                    values = [s[key] for s in same]
+                    spread = statistics.stdev(values) if len(values) > 1 else math.nan
+                    row[key] = {"mean": statistics.fmean(values), "std": spread}
+            row["gaps"] = {
+                part: statistics.fmean(
+                    r["rows"][position][f"accuracy_{part}"] - r["rows"][1][f"accuracy_{part}"] for r in runs
+                )
+                for part in ("forget", "retain", "test")
+            }
+            row["largest_gap"] = max(abs(gap) for gap in row["gaps"].values())
+            rows.append(row)
+        candidates = [row for row in rows if "strategy" in row]
+        fast = [row for row in candidates if row["acceleration"]["mean"] >= ACCELERATION_LIMIT]
+        best = min(fast or candidates, key=lambda row: row["largest_gap"])
+        met = best["largest_gap"] <= GAP_LIMIT and best["acceleration"]["mean"] >= ACCELERATION_LIMIT
+        summary.append({"scenario": scenario, "seeds": len(runs), "rows": rows, "best": best["name"], "met": met})
+    return summary
+
+
+def describe_machine(jobs: int) -> dict[str, Any]:
+    """Processor, cores, versions: what a figure needs beside it."""
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        processor = names[0] if names else processor
+    return {
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "processes": jobs,
+        "simd": ops.BUILD_INFO["simd"],
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def write_json(results: dict[str, Any], path: Path) -> None:
+    """Writes the results, replacing the file at once; NaN becomes null, as JSON has none."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(_without_nan(results), indent=1) + "\n")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return value

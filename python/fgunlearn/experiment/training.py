@@ -1,0 +1,107 @@
+"""Training a model from scratch: the source, the retrained reference, and the short control."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from fgunlearn.experiment.data import Samples
+from fgunlearn.experiment.resnet import ResNet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a model is trained: architecture and SGD with a learning rate that rises and falls linearly to 0.
+
+    Args:
+        widths: of :class:`~fgunlearn.experiment.resnet.ResNet`.
+        epochs: passes over the training data.
+        batch_size: samples per step; the incomplete last batch of a pass is left out.
+        lr: the largest learning rate.
+        momentum: of SGD, with Nesterov.
+        weight_decay: of SGD.
+        warmup: share of the steps in which the learning rate rises, in (0, 1).
+    """
+
+    widths: tuple[int, ...] = (16, 32, 96)
+    epochs: float = 30
+    batch_size: int = 64
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup: float = 0.3
+
+    def __post_init__(self) -> None:
+        for argument in ("epochs", "batch_size", "lr"):
+            value = getattr(self, argument)
+            if not value > 0:
+                raise ValueError(f"{argument} must be > 0, got {value}")
+        if not 0.0 < self.warmup < 1.0:
+            raise ValueError(f"warmup must be in (0, 1), got {self.warmup}")
+
+    def steps(self, samples: int) -> int:
+        """The number of steps on this many samples, at least 1."""
+        return max(1, round(self.epochs * max(1, samples // self.batch_size)))
+
+    def learning_rate(self, progress: float) -> float:
+        """The learning rate after the share ``progress`` of the steps, in [0, 1]."""
+        if progress < self.warmup:
+            return self.lr * progress / self.warmup
+        return self.lr * (1.0 - progress) / (1.0 - self.warmup)
+
+    def optimizer(self, model: nn.Module) -> torch.optim.SGD:
+        """The optimizer over all parameters of the model."""
+        return torch.optim.SGD(
+            model.parameters(),
+            lr=self.lr,
+            momentum=self.momentum,
+            nesterov=self.momentum > 0,
+            weight_decay=self.weight_decay,
+        )
+
+    def new_model(self, samples: Samples, classes: int, seed: int) -> nn.Module:
+        """An untrained model for these images; its weights are a function of the seed (torch's global state is kept)."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = ResNet(samples.images.shape[1], classes, self.widths)
+        return model.to(memory_format=torch.channels_last)
+
+
+def train(
+    training: Training, samples: Samples, classes: int, seed: int, tick: Callable[[], None] = lambda: None
+) -> tuple[nn.Module, float]:
+    """Trains from scratch.
+
+    Args:
+        training: the recipe.
+        samples: the training data.
+        classes: number of logits.
+        seed: of the initial weights and the order of the samples.
+        tick: called after every epoch.
+
+    Returns:
+        The model, in eval mode, and the seconds it took, its making included.
+    """
+    start = time.perf_counter()
+    model = training.new_model(samples, classes, seed)
+    optimizer = training.optimizer(model)
+    loader = samples.batches(training.batch_size, shuffle=True, seed=seed, drop_last=True)
+    total = training.steps(len(samples))
+    model.train()
+    step = 0
+    while step < total:
+        for x, y in loader:
+            if step == total:
+                break
+            optimizer.param_groups[0]["lr"] = training.learning_rate((step + 0.5) / total)
+            optimizer.zero_grad(set_to_none=True)
+            F.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            step += 1
+        tick()
+    return model.eval(), time.perf_counter() - start

@@ -1,0 +1,69 @@
+"""Membership inference by the loss: does the model treat a sample as one it was trained on?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fgunlearn.batches import Loader
+from fgunlearn.metrics.accuracy import sample_losses
+
+
+@dataclass(frozen=True)
+class MembershipJudge:
+    """Judges a sample a member when its loss is at most ``threshold`` (Yeom et al., CSF 2018, with a fitted threshold).
+
+    ``balanced_accuracy`` is the mean of the shares judged right among the members and the non-members it was fitted on;
+    0.5 is a judge that knows nothing.
+    """
+
+    threshold: float
+    balanced_accuracy: float
+
+    @classmethod
+    def fit(cls, member_losses: Tensor, other_losses: Tensor) -> MembershipJudge:
+        """The threshold with the best balanced accuracy; of several, the smallest.
+
+        Args:
+            member_losses: losses of data the model was trained on, float (samples,).
+            other_losses: losses of data it never saw, float (samples,).
+
+        Raises:
+            ValueError: one of them is empty or holds a NaN.
+        """
+        for argument, losses in (("member_losses", member_losses), ("other_losses", other_losses)):
+            if losses.numel() == 0:
+                raise ValueError(f"{argument} is empty")
+            if bool(losses.isnan().any()):
+                raise ValueError(f"{argument} holds {int(losses.isnan().sum())} NaN")
+        members, others = member_losses.double().sort().values, other_losses.double().sort().values
+        thresholds = torch.cat([members, others]).unique()
+        hit = torch.searchsorted(members, thresholds, right=True).double() / len(members)
+        kept_out = 1.0 - torch.searchsorted(others, thresholds, right=True).double() / len(others)
+        balanced = 0.5 * (hit + kept_out)
+        best = int(balanced.argmax())
+        return cls(float(thresholds[best]), float(balanced[best]))
+
+    @classmethod
+    def of(cls, model: nn.Module, members: Loader, others: Loader) -> MembershipJudge:
+        """Fitted on this model's losses on members and on data it never saw."""
+        return cls.fit(sample_losses(model, members), sample_losses(model, others))
+
+    def members(self, losses: Tensor) -> Tensor:
+        """bool (samples,): which samples are judged members."""
+        return losses.double() <= self.threshold
+
+
+def membership_auc(model: nn.Module, loader: Loader, others: Loader) -> float:
+    """Chance that a sample of ``loader`` has a smaller loss than one of ``others``, ties counting half, in [0, 1].
+
+    0.5 means that the loss does not tell the two apart. A retrained model scores 0.5 on i.i.d. forget data against test
+    data, and less on data that it has reason to find harder (an unseen class, wrong labels): compare with its value.
+    """
+    asked = sample_losses(model, loader).double()
+    other = sample_losses(model, others).double().sort().values
+    above = len(other) - torch.searchsorted(other, asked, right=True)
+    equal = torch.searchsorted(other, asked, right=True) - torch.searchsorted(other, asked)
+    return float((above.double() + 0.5 * equal.double()).mean() / len(other))

@@ -1,0 +1,122 @@
+"""How alike two models are: in what they say, in their parameters, in their features."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from fgunlearn.batches import Loader, device_of, evaluation_mode, x_and_y
+from fgunlearn.metrics.accuracy import logits_and_labels
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """Attributes are defined in :func:`similarity`."""
+
+    js_divergence: float
+    agreement: float
+    relative_l2: float
+    cosine: float
+    cka: float
+
+
+def similarity(a: nn.Module, b: nn.Module, loader: Loader, *, layer: str | None = None) -> Similarity:
+    """Compares two models of one architecture on the data of ``loader``.
+
+    - js_divergence: mean over samples of the Jensen-Shannon divergence of the two predictions, natural logarithm, in
+      [0, ln 2]; 0 for equal predictions.
+    - agreement: share of samples with the same predicted class, in [0, 1].
+    - relative_l2: norm of the parameters' difference over the norm of b's, in [0, inf).
+    - cosine: of the two parameter vectors, in [-1, 1].
+    - cka: linear centred kernel alignment of the penultimate features (Kornblith et al., ICML 2019), in [0, 1].
+
+    Two retrained models of different seeds don't score 0, 1, 0, 1, 1: their values are what indistinguishable means, and
+    parameters of independent trainings are far apart.
+
+    Args:
+        a: for example the unlearned model.
+        b: for example the retrained one.
+        loader: ``(x, y)`` batches in a fixed order.
+        layer: name of the module whose input is compared; the last ``nn.Linear`` when None.
+
+    Raises:
+        ValueError: the models' parameters differ in names or shapes; no such layer, or none to be found.
+    """
+    la, _ = logits_and_labels(a, loader)
+    lb, _ = logits_and_labels(b, loader)
+    if la.shape != lb.shape:
+        raise ValueError(f"the models' outputs differ in shape: {tuple(la.shape)} and {tuple(lb.shape)}")
+    va, vb = _parameter_vectors(a, b)
+    return Similarity(
+        js_divergence=_js_divergence(la.double(), lb.double()),
+        agreement=float((la.argmax(1) == lb.argmax(1)).double().mean()),
+        relative_l2=float((va - vb).norm() / vb.norm()),
+        cosine=min(1.0, max(-1.0, float(F.cosine_similarity(va, vb, dim=0)))),
+        cka=_linear_cka(_features(a, loader, layer), _features(b, loader, layer)),
+    )
+
+
+def _js_divergence(a: Tensor, b: Tensor) -> float:
+    log_p, log_q = a.log_softmax(1), b.log_softmax(1)
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2.0)
+    to_m = (log_p.exp() * (log_p - log_m)).sum(1) + (log_q.exp() * (log_q - log_m)).sum(1)
+    return min(math.log(2.0), max(0.0, float(0.5 * to_m.mean())))
+
+
+def _parameter_vectors(a: nn.Module, b: nn.Module) -> tuple[Tensor, Tensor]:
+    of_a, of_b = dict(a.named_parameters()), dict(b.named_parameters())
+    for name in of_a.keys() | of_b.keys():
+        shapes = [tuple(p[name].shape) if name in p else None for p in (of_a, of_b)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"parameter {name!r} has shape {shapes[0]} in one model and {shapes[1]} in the other")
+    return (
+        torch.cat([of_a[name].detach().double().reshape(-1) for name in of_a]),
+        torch.cat([of_b[name].detach().double().reshape(-1) for name in of_a]),
+    )
+
+
+def penultimate_layer(model: nn.Module) -> str:
+    """The name of the model's last ``nn.Linear``.
+
+    Raises:
+        ValueError: it has none.
+    """
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not names:
+        raise ValueError("the model has no nn.Linear to take penultimate features from: name a module with layer=")
+    return names[-1]
+
+
+@torch.no_grad()
+def _features(model: nn.Module, loader: Loader, layer: str | None) -> Tensor:
+    name = penultimate_layer(model) if layer is None else layer
+    modules = dict(model.named_modules())
+    if name not in modules:
+        raise ValueError(f"layer must name a module of the model, got {layer!r}")
+    taken: list[Tensor] = []
+
+    def take(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        taken.append(inputs[0].detach().double().flatten(1))
+
+    handle = modules[name].register_forward_pre_hook(take)
+    device = device_of(model)
+    try:
+        with evaluation_mode(model):
+            for batch in loader:
+                model(x_and_y(batch)[0].to(device))
+    finally:
+        handle.remove()
+    if not taken:
+        raise ValueError(f"layer {name!r} is not reached by the model's forward pass")
+    return torch.cat(taken)
+
+
+def _linear_cka(x: Tensor, y: Tensor) -> float:
+    x, y = x - x.mean(0), y - y.mean(0)
+    scale = (x.T @ x).norm() * (y.T @ y).norm()
+    return min(1.0, float((y.T @ x).norm() ** 2 / scale)) if scale > 0 else float("nan")
