@@ -22,6 +22,9 @@ from fgunlearn.unlearning.repair import Repair
 from fgunlearn.unlearning.stopping import StopRule
 
 
+_SUPPORT_SLACK = 0.02  # a likelihood this little above the neighbours' support is not pushed further
+
+
 @dataclass
 class RepairRecord:
     """What a repair did.
@@ -181,13 +184,15 @@ class ForgetTerm:
         self._y = torch.cat([y for _, y in pairs])
         self._size = min(repair.forget_batch or len(pairs[0][1]), len(self._y))
         expected = None
-        if repair.forget == "neighbour" or (repair.stop and heldout_loader is not None):
+        guided = repair.guided and repair.forget == "unlikelihood"
+        if guided or repair.forget == "neighbour" or (repair.stop and heldout_loader is not None):
             classes = _class_count(model, pairs[0][0])
             votes, labels = neighbour_votes(
                 model, retain_loader, classes, repair.neighbours, repair.neighbour_layer
             )(pairs)
             expected = float((votes.argmax(1) == labels).float().mean())
             self._votes = votes
+        self._guided = guided
         if repair.stop and heldout_loader is not None:
             self._stop = StopRule(heldout_loader, expected)
 
@@ -216,7 +221,13 @@ class ForgetTerm:
         if self._kind == "unlikelihood":
             # log(1 - p_y) from the other classes' logits: exact where p_y rounds to 1.
             others = logits.scatter(1, labels[:, None], -math.inf)
-            return (logits.logsumexp(1) - others.logsumexp(1)).mean()
+            unlikelihood = logits.logsumexp(1) - others.logsumexp(1)
+            if self._guided:
+                assert self._votes is not None
+                support = self._votes[chosen].to(logits).gather(1, labels[:, None]).squeeze(1)
+                likelihood = -torch.expm1(-unlikelihood.detach())  # p_y
+                unlikelihood = unlikelihood * (likelihood > support + _SUPPORT_SLACK)
+            return unlikelihood.mean()
         if self._kind == "random_label":
             classes = logits.shape[1]
             shift = torch.randint(1, max(classes, 2), labels.shape, generator=self._generator)

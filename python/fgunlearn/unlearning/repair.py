@@ -35,6 +35,8 @@ class Repair:
         forget_batch: forget samples per step; None for the loader's own batches.
         stop: with a held-out loader, stop forgetting once the forget data looks like data never trained on
             (:mod:`fgunlearn.unlearning.stopping`).
+        guided: "unlikelihood" pushes a sample only while p_y exceeds the support its label has among the sample's
+            neighbours in the remaining data; without it, forgetting goes far beyond what a retrained model shows.
         neighbours: number of neighbours that vote.
         neighbour_layer: name of the module whose output the neighbours are found by; None for the model's first
             convolution or linear layer. An early one: later features follow the labels, wrong ones included.
@@ -57,6 +59,7 @@ class Repair:
     forget_share: float = 1.0
     forget_batch: int | None = None
     stop: bool = True
+    guided: bool = True
     neighbours: int = 10
     neighbour_layer: str | None = None
     retain_loss: float | None = None

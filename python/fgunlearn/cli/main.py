@@ -1,0 +1,138 @@
+"""The commands, and how their errors reach a person: one line and exit status 2, without a traceback."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import fgunlearn
+from fgunlearn.cli.unlearn import unlearn_command
+
+BENCHMARKS = ("select", "score", "perturb", "update")
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Removes chosen training data from a trained model, and measures how far the removal went.",
+)
+app.command("unlearn")(unlearn_command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fgunlearn {fgunlearn.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    data: Annotated[
+        str, typer.Option(help="digits (scikit-learn's), or cifar10:PATH, a folder of torchvision's or of npz files.")
+    ] = "digits",
+    scenario: Annotated[
+        list[str] | None, typer.Option(help="random, class or mislabel; may be repeated. All by default.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 3,
+    epochs: Annotated[int, typer.Option(min=1, help="Training epochs of source and retrained models.")] = 30,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use at most this many training images.")] = None,
+    jobs: Annotated[int, typer.Option(min=0, help="Worker processes, 0 for one per core.")] = 0,
+    out: Annotated[Path, typer.Option(help="Where to write the results as JSON.")] = Path("demo-results.json"),
+) -> None:
+    """Train, unlearn and check a small ResNet on real data, in three scenarios.
+
+    Source, retrained and unlearned models side by side: accuracy on forgotten (D_u), remaining (D_r) and test data
+    (D_t), forgetting rate FR, memory retention rate MRR, Jensen-Shannon divergence from the retrained model (JS),
+    loss-based membership AUC (MIA), seconds, and acceleration over retraining, measured and predicted.
+    """
+    from fgunlearn.experiment import demo as demonstration
+    from fgunlearn.experiment import scenarios
+    from fgunlearn.experiment.table import table, verdicts
+    from fgunlearn.experiment.training import Training
+
+    chosen = scenario or list(scenarios.NAMES)
+    for name in chosen:
+        if name not in scenarios.NAMES:
+            raise ValueError(f"--scenario must be one of {', '.join(scenarios.NAMES)}, got {name!r}")
+    if not out.parent.is_dir():
+        raise ValueError(f"--out: there is no folder {out.parent}")
+    settings = demonstration.Demo(
+        source=data,
+        scenarios=tuple(dict.fromkeys(chosen)),
+        seeds=tuple(range(seeds)),
+        jobs=jobs,
+        training=Training(epochs=epochs),
+        limit=limit,
+    )
+    results = demonstration.run(settings)
+    demonstration.write_json(results, out)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
+    console.print(table(results))
+    for line in verdicts(results):
+        console.print(line)
+    console.print(f"{results['seconds']:.0f} s; the same as JSON in {out}", highlight=False)
+
+
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help=" | ".join(BENCHMARKS))],
+    quick: Annotated[bool, typer.Option(help="Small sizes, a few seconds: to see that it works.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; torch's default if not given.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the figures as JSON as well.")] = None,
+) -> None:
+    """Time a kernel and its peers side by side."""
+    if name not in BENCHMARKS:
+        raise ValueError(f"NAME must be one of {', '.join(BENCHMARKS)}, got {name!r}")
+    if json is not None and not json.parent.is_dir():
+        raise ValueError(f"--json: there is no folder {json.parent}")
+    benchmark = importlib.import_module(f"fgunlearn.benchmarks.bench_{name}")
+    report = benchmark.run(quick=quick, threads=threads)
+    report.print(Console())
+    if json is not None:
+        report.write(json)
+
+
+@app.command()
+def info() -> None:
+    """Print what is installed: versions, compiler, instruction set, library."""
+    shown = Table(show_header=False, box=None)
+    for key, value in fgunlearn.build_info().items():
+        shown.add_row(key, str(value))
+    Console(soft_wrap=True).print(shown)
+
+
+def main() -> None:
+    """Entry point: 0, or 2 for bad input, 130 for Ctrl-C, 1 for anything unforeseen (with a traceback)."""
+    try:
+        app(standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"fgunlearn: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Exception as error:
+        # click's own usage errors know how to show themselves; typer may carry its own copy of click.
+        if hasattr(error, "show") and hasattr(error, "exit_code"):
+            error.show()
+            sys.exit(error.exit_code)
+        raise

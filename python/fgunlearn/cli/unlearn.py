@@ -1,0 +1,198 @@
+"""``fgunlearn unlearn``: a user's own model, from safetensors file to safetensors file."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fgunlearn.experiment.data import Batches
+from fgunlearn.files import replacing
+from fgunlearn.parameters import trainable
+from fgunlearn.perturb import Gaussian, Perturbation, Reset, Shrink, Zero
+from fgunlearn.selection import RandomK, RandomTopK, Strategy, TopK
+from fgunlearn.unlearning import Repair, Result, unlearn
+
+_PERTURBATIONS: dict[str, Callable[[float, int], Perturbation | None]] = {
+    "none": lambda size, seed: None,
+    "gaussian": lambda size, seed: Gaussian(size, seed=seed),
+    "shrink": lambda size, seed: Shrink(size),
+    "reset": lambda size, seed: Reset(seed),
+    "zero": lambda size, seed: Zero(),
+}
+
+
+def unlearn_command(
+    model: Annotated[Path, typer.Option(help="The trained weights, a safetensors file (a state_dict).")],
+    arch: Annotated[str, typer.Option(help="module:function that makes the model with no arguments.")],
+    data: Annotated[Path, typer.Option(help="Training data, a safetensors file: x (samples first) and y (int64).")],
+    forget: Annotated[Path, typer.Option(help="Text file with the row numbers to forget, one per line.")],
+    out: Annotated[Path, typer.Option(help="Where to write the unlearned weights.")],
+    heldout: Annotated[
+        Path | None, typer.Option(help="Data never trained on, like --data: for the rule that stops forgetting.")
+    ] = None,
+    strategy: Annotated[str, typer.Option(help="topk, randomk or random_topk.")] = "topk",
+    score: Annotated[str, typer.Option(help="grad, abs_grad, fisher, saliency or fisher_ratio.")] = "fisher_ratio",
+    ratio: Annotated[float, typer.Option(help="Share of the coordinates that may change.")] = 0.5,
+    perturb: Annotated[str, typer.Option(help="none, gaussian, shrink, reset or zero.")] = "shrink",
+    size: Annotated[float, typer.Option(help="std of gaussian (in rms of the tensor), factor of shrink.")] = 0.4,
+    epochs: Annotated[float, typer.Option(help="Passes of the repair over the remaining data.")] = 2.0,
+    lr: Annotated[float, typer.Option(help="Largest learning rate of the repair.")] = 0.05,
+    batch: Annotated[int, typer.Option(min=1, help="Samples per step.")] = 32,
+    forget_term: Annotated[
+        str, typer.Option(help="none, ascent, unlikelihood, random_label or neighbour.")
+    ] = "unlikelihood",
+    weight: Annotated[float, typer.Option(help="Weight of the forget term.")] = 0.2,
+    seed: Annotated[int, typer.Option(help="Of the selection, the noise and the order of the data.")] = 0,
+) -> None:
+    """Forget some rows of the training data, in a model of your own.
+
+    The function of --arch is imported with the current folder on the path. The result is written at once: after an
+    error or Ctrl-C, --out is as it was.
+    """
+    network, weights, metadata = _load_model(model, arch)
+    x, y = _load_data(data, "--data")
+    ids = _load_ids(forget, len(y))
+    rest = torch.ones(len(y), dtype=torch.bool)
+    rest[ids] = False
+    if not bool(rest.any()):
+        raise ValueError(f"--forget: {forget} names every row of {data}; nothing would remain")
+    if not out.parent.is_dir():
+        raise ValueError(f"--out: there is no folder {out.parent}")
+    if perturb not in _PERTURBATIONS:
+        raise ValueError(f"--perturb must be one of {', '.join(_PERTURBATIONS)}, got {perturb!r}")
+    held = None if heldout is None else Batches(*_load_data(heldout, "--heldout"), batch)
+    result = unlearn(
+        network,
+        Batches(x[ids], y[ids], batch),
+        Batches(x[rest], y[rest], batch, seed=seed, drop_last=True),
+        strategy=_strategy(strategy, ratio, score, seed),
+        perturb=_PERTURBATIONS[perturb](size, seed),
+        repair=Repair(epochs=epochs, lr=lr, forget=forget_term, weight=weight, seed=seed),  # type: ignore[arg-type]
+        heldout_loader=held,
+        progress=True,
+    )
+    _write(network, weights, metadata, out)
+    _report(result, len(ids), out)
+
+
+def _strategy(name: str, ratio: float, score: str, seed: int) -> Strategy:
+    if name == "topk":
+        return TopK(ratio, score=score)  # type: ignore[arg-type]
+    if name == "randomk":
+        return RandomK(ratio, seed=seed)
+    if name == "random_topk":
+        return RandomTopK(ratio, score=score, seed=seed)  # type: ignore[arg-type]
+    raise ValueError(f"--strategy must be topk, randomk or random_topk, got {name!r}")
+
+
+def _load_model(path: Path, arch: str) -> tuple[nn.Module, dict[str, Tensor], dict[str, str] | None]:
+    module_name, _, function_name = arch.partition(":")
+    if not module_name or not function_name:
+        raise ValueError(f"--arch must be module:function, got {arch!r}")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        make = getattr(importlib.import_module(module_name), function_name)
+    except ImportError as error:
+        raise ValueError(f"--arch: can't import {module_name!r}: {error}") from error
+    except AttributeError as error:
+        raise ValueError(f"--arch: module {module_name!r} has no {function_name!r}") from error
+    network = make()
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"--arch: {arch} must return a torch.nn.Module, got {type(network).__name__}")
+    weights, metadata = _read(path, "--model")
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"--model: {path} does not fit {arch}: {' '.join(str(error).split())}") from error
+    trainable(network)
+    return network, weights, metadata
+
+
+def _read(path: Path, option: str) -> tuple[dict[str, Tensor], dict[str, str] | None]:
+    if not path.is_file():
+        raise ValueError(f"{option}: there is no file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+        return load_file(path), metadata
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{option}: {path} is not a readable safetensors file: {error}") from error
+
+
+def _load_data(path: Path, option: str) -> tuple[Tensor, Tensor]:
+    tensors, _ = _read(path, option)
+    if not {"x", "y"} <= tensors.keys():
+        raise ValueError(f"{option}: {path} must hold the tensors x and y, found {', '.join(sorted(tensors)) or 'none'}")
+    x, y = tensors["x"], tensors["y"]
+    if y.dtype != torch.int64 or y.dim() != 1 or len(x) != len(y):
+        raise ValueError(
+            f"{option}: y must be int64 of shape (samples,) with one label per row of x, got {y.dtype} of shape "
+            f"{tuple(y.shape)} for x of shape {tuple(x.shape)}"
+        )
+    return x, y
+
+
+def _load_ids(path: Path, rows: int) -> Tensor:
+    if not path.is_file():
+        raise ValueError(f"--forget: there is no file {path}")
+    ids: list[int] = []
+    seen: set[int] = set()
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        if not text.isdecimal():
+            raise ValueError(f"--forget: line {number} of {path} must be a row number, got {text!r}")
+        row = int(text)
+        if row >= rows:
+            raise ValueError(f"--forget: line {number} of {path} is {row}, but the data has {rows} rows")
+        if row in seen:
+            raise ValueError(f"--forget: line {number} of {path} repeats row {row}")
+        seen.add(row)
+        ids.append(row)
+    if not ids:
+        raise ValueError(f"--forget: {path} names no row")
+    return torch.tensor(sorted(ids))
+
+
+def _write(network: nn.Module, before: dict[str, Tensor], metadata: dict[str, str] | None, out: Path) -> None:
+    state = network.state_dict()
+    # The file's own keys and dtypes: a checkpoint that can take the old one's place.
+    tensors = {name: state[name].detach().to(value.dtype).contiguous().clone() for name, value in before.items()}
+    with replacing(out) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def _report(result: Result, forgotten: int, out: Path) -> None:
+    console = Console()
+    shown = Table("parameter", "elements", "selected", "changed", box=None)
+    density = result.selection.density()
+    for (name, count), index, shape in zip(
+        result.changed.items(), result.selection.indices, result.selection.shapes, strict=True
+    ):
+        elements = torch.Size(shape).numel()
+        shown.add_row(name, f"{elements:,}", f"{index.numel():,} ({density[name]:.1%})", f"{count:,}")
+    console.print(shown)
+    if result.buffers:
+        console.print(f"statistics that changed: {', '.join(result.buffers)}", highlight=False)
+    phases = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in result.seconds.items())
+    console.print(phases, highlight=False)
+    stopped = " (stopped by the held-out data)" if result.record.stopped_forgetting else ""
+    console.print(
+        f"{forgotten} samples forgotten in {result.total_seconds:.2f} s: {sum(result.changed.values()):,} of "
+        f"{result.selection.numel:,} coordinates changed; {result.record.forget_steps} of {result.record.steps} steps "
+        f"had a forget term{stopped}. Written to {out}.",
+        highlight=False,
+    )
