@@ -42,7 +42,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fgunlearn, m) {
   m.def("sparse_scatter_(Tensor(a!)[] tensors, Tensor[] indices, Tensor[] values) -> ()");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(fgunlearn, CPU, m) {
+FGU_CPU_KERNELS(m) {
   m.impl("sparse_gather", TORCH_BOX(&sparse_gather));
   m.impl("sparse_scatter_", TORCH_BOX(&sparse_scatter_));
 }

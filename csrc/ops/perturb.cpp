@@ -76,7 +76,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fgunlearn, m) {
   m.def("rms(Tensor[] tensors) -> Tensor");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(fgunlearn, CPU, m) {
+FGU_CPU_KERNELS(m) {
   m.impl("sparse_perturb_", TORCH_BOX(&sparse_perturb_));
   m.impl("sparse_ascent_", TORCH_BOX(&sparse_ascent_));
   m.impl("rms", TORCH_BOX(&rms));

@@ -52,7 +52,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fgunlearn, m) {
   m.def("count_nonfinite(Tensor[] tensors) -> Tensor");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(fgunlearn, CPU, m) {
+FGU_CPU_KERNELS(m) {
   m.impl("score_accumulate_", TORCH_BOX(&score_accumulate_));
   m.impl("count_nonfinite", TORCH_BOX(&count_nonfinite));
 }

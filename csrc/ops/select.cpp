@@ -98,12 +98,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fgunlearn, m) {
   m.def("randomk_select(int[] numels, int k, int seed, Tensor[] base) -> Tensor[]");
 }
 
-// Random-k has no tensor to dispatch on when base is empty: one kernel for every key.
-STABLE_TORCH_LIBRARY_IMPL(fgunlearn, CompositeExplicitAutograd, m) {
+FGU_CPU_KERNELS(m) {
   m.impl("randomk_select", TORCH_BOX(&randomk_select));
-}
-
-STABLE_TORCH_LIBRARY_IMPL(fgunlearn, CPU, m) {
   m.impl("topk_select", TORCH_BOX(&topk_select));
   m.impl("topk_select_each", TORCH_BOX(&topk_select_each));
 }

@@ -29,6 +29,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fgunlearn, m) {
   m.def("sparse_add(Tensor theta, Tensor index, Tensor delta) -> Tensor");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(fgunlearn, CPU, m) { m.impl("sparse_add", TORCH_BOX(&sparse_add)); }
+FGU_CPU_KERNELS(m) { m.impl("sparse_add", TORCH_BOX(&sparse_add)); }
 
 }  // namespace fgunlearn::ops

@@ -52,4 +52,9 @@ void check_same_shape(const char* op, const char* a, const Tensor& x, const char
 
 Tensor empty_cpu(int64_t numel, torch::headeronly::ScalarType dtype);
 
+// FGU_CPU_KERNELS(m) { m.impl("op", TORCH_BOX(&kernel)); } registers kernels for CPU tensors. The key is the one that also
+// serves calls with empty lists, in which there is no tensor whose device could decide; a library for another device
+// registers its own key, which comes first, and without one the kernels refuse such tensors.
+#define FGU_CPU_KERNELS(library) STABLE_TORCH_LIBRARY_IMPL(fgunlearn, CompositeExplicitAutograd, library)
+
 }  // namespace fgunlearn::ops

@@ -46,6 +46,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fgunlearn, m) {
       "float lr, float momentum, float dampening, float weight_decay, bool nesterov, bool maximize) -> ()");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(fgunlearn, CPU, m) { m.impl("sparse_sgd_", TORCH_BOX(&sparse_sgd_)); }
+FGU_CPU_KERNELS(m) {
+  m.impl("sparse_sgd_", TORCH_BOX(&sparse_sgd_));
+}
 
 }  // namespace fgunlearn::ops

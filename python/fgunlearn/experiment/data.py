@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import io
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 HELDOUT_SHARE = 0.1  # of all samples where there is no test set of the data's own, else of its training samples
@@ -19,47 +17,59 @@ TEST_SHARE = 0.2
 
 
 class Batches:
-    """An iterable of ``(x, y)`` batches that can be read again and again; x is float32 and normalised.
+    """An iterable of ``(x, y)`` batches of tensors in memory, to be read again and again.
 
-    With ``shuffle``, the p-th pass over the data has the order that (seed, p) give, so two objects made alike give the
-    same batches. Reading is an ``index_select``; there are no worker processes.
+    Without a seed the samples keep their order. With one, the p-th pass has the order that (seed, p) give, so two objects
+    made alike give the same batches. Reading is an ``index_select``; there are no worker processes.
 
     Args:
-        samples: the images and labels.
+        x: samples first, any dtype.
+        y: one label per sample.
         size: samples per batch.
-        shuffle: another order in every pass, or the samples' own order.
-        seed: of the order.
+        seed: of the order; None for the samples' own order.
         drop_last: leave an incomplete last batch out, unless it is the only one.
+        prepare: applied to the x of every batch.
 
     Raises:
-        ValueError: size below 1.
+        ValueError: size below 1, or x and y of different lengths.
     """
 
-    def __init__(self, samples: Samples, size: int, shuffle: bool, seed: int, drop_last: bool) -> None:
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        size: int,
+        *,
+        seed: int | None = None,
+        drop_last: bool = False,
+        prepare: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         if size < 1:
             raise ValueError(f"size must be >= 1, got {size}")
-        self._samples = samples
+        if len(x) != len(y):
+            raise ValueError(f"x and y must have one row per sample, got {len(x)} and {len(y)}")
+        self._x, self._y = x, y
         self._size = size
-        self._shuffle = shuffle
         self._seed = seed
         self._drop_last = drop_last
+        self._prepare = prepare
         self._passes = 0
 
     def __len__(self) -> int:
-        whole, rest = divmod(len(self._samples), self._size)
+        whole, rest = divmod(len(self._y), self._size)
         return whole + (rest > 0 and not (self._drop_last and whole > 0))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        samples, size = self._samples, self._size
-        order = torch.arange(len(samples))
-        if self._shuffle:
+        if self._seed is None:
+            order = torch.arange(len(self._y))
+        else:
             generator = torch.Generator().manual_seed((self._seed << 20) + self._passes)
-            order = torch.randperm(len(samples), generator=generator)
+            order = torch.randperm(len(self._y), generator=generator)
             self._passes += 1
-        for start in range(0, len(self) * size, size):
-            chosen = order[start : start + size]
-            x = samples.images.index_select(0, chosen).to(torch.float32)
-            yield x.sub_(samples.mean).div_(samples.std), samples.labels.index_select(0, chosen)
+        for start in range(0, len(self) * self._size, self._size):
+            chosen = order[start : start + self._size]
+            x = self._x.index_select(0, chosen)
+            yield x if self._prepare is None else self._prepare(x), self._y.index_select(0, chosen)
 
 
 @dataclass(frozen=True)
@@ -82,9 +92,12 @@ class Samples:
         """The same images with other labels."""
         return Samples(self.images, labels, self.mean, self.std)
 
-    def batches(self, size: int, *, shuffle: bool = False, seed: int = 0, drop_last: bool = False) -> Batches:
-        """An iterable of ``(x, y)`` batches, see :class:`Batches`."""
-        return Batches(self, size, shuffle, seed, drop_last)
+    def batches(self, size: int, *, seed: int | None = None, drop_last: bool = False) -> Batches:
+        """``(x, y)`` batches, x float32 and normalised; see :class:`Batches`."""
+        return Batches(self.images, self.labels, size, seed=seed, drop_last=drop_last, prepare=self._normalised)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return images.to(torch.float32).sub_(self.mean).div_(self.std)
 
 
 @dataclass(frozen=True)
@@ -98,33 +111,6 @@ class Dataset:
     labels: Tensor
     test_from: int | None = None
 
-    @property
-    def classes(self) -> int:
-        """The number of classes: the largest label + 1."""
-        return int(self.labels.max()) + 1
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a safetensors file for :meth:`load`, which maps it into memory."""
-        metadata = {} if self.test_from is None else {"test_from": str(self.test_from)}
-        save_file({"images": self.images.contiguous(), "labels": self.labels}, path, metadata | {"format": "pt"})
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Dataset:
-        """Reads what :meth:`save` wrote."""
-        tensors = load_file(path)
-        with safe_open(path, framework="pt") as file:
-            test_from = (file.metadata() or {}).get("test_from")
-        return cls(tensors["images"], tensors["labels"], None if test_from is None else int(test_from))
-
-    def limited(self, samples: int | None) -> Dataset:
-        """At most this many samples, evenly spread over the data (the test set keeps its share); None for all."""
-        count = len(self.labels)
-        if samples is None or samples >= count:
-            return self
-        kept = torch.arange(samples) * count // samples
-        test_from = None if self.test_from is None else int((kept < self.test_from).sum())
-        return Dataset(self.images[kept], self.labels[kept], test_from)
-
 
 @dataclass(frozen=True)
 class Split:
@@ -133,15 +119,30 @@ class Split:
     train: Samples
     heldout: Samples
     test: Samples
+    classes: int
 
 
-def split(data: Dataset, seed: int) -> Split:
-    """Train 70, held-out 10, test 20 percent, stratified by class, another one for every seed.
+def load(source: str, seed: int, limit: int | None = None) -> Split:
+    """Reads the data (once in a process) and splits it, see :func:`read` and :func:`split`."""
+    return split(_read_once(source), seed, limit)
+
+
+def split(data: Dataset, seed: int, limit: int | None = None) -> Split:
+    """Train 70, held-out 10, test 20 percent, stratified by class, another split for every seed.
 
     Where the data has a test set of its own, that is the test part for every seed, and 10 percent of the rest is held
     out. Images are normalised by the training part's mean and standard deviation per channel.
+
+    Args:
+        data: what to split.
+        seed: of the split.
+        limit: keep at most this many training samples, stratified; None for all.
+
+    Raises:
+        ValueError: limit below the number of classes.
     """
     generator = torch.Generator().manual_seed(seed)
+    classes = int(data.labels.max()) + 1
     everything = torch.arange(len(data.labels))
     if data.test_from is None:
         test = _stratified(everything, data.labels, TEST_SHARE, generator)
@@ -151,14 +152,24 @@ def split(data: Dataset, seed: int) -> Split:
         heldout_share = HELDOUT_SHARE
     heldout = _stratified(everything[~test], data.labels, heldout_share, generator)
     train = ~test & ~heldout
-    pixels = data.images[train]
-    # Sums over uint8 images in float64, without a float copy of all of them.
-    mean = pixels.mean((0, 2, 3), keepdim=True, dtype=torch.float64)
-    squares = torch.stack([part.double().square().sum((0, 2, 3)) for part in pixels.split(4096)]).sum(0)
-    variance = squares.reshape(mean.shape) / (pixels.numel() / pixels.shape[1]) - mean.square()
-    std = variance.clamp_min(1e-12).sqrt()
-    whole = Samples(data.images, data.labels, mean.float(), std.float())
-    return Split(whole.take(train), whole.take(heldout), whole.take(test))
+    if limit is not None and limit < int(train.sum()):
+        if limit < classes:
+            raise ValueError(f"limit must be at least the number of classes, {classes}, got {limit}")
+        train = _stratified(everything[train], data.labels, limit / int(train.sum()), generator)
+    mean, std = _moments(data.images[train])
+    whole = Samples(data.images, data.labels, mean, std)
+    return Split(whole.take(train), whole.take(heldout), whole.take(test), classes)
+
+
+def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation per channel, float32 (1, channels, 1, 1); summed in parts, in float64."""
+    sums = torch.zeros(2, images.shape[1], dtype=torch.float64)
+    for part in images.split(4096):
+        exact = part.double()
+        sums += torch.stack([exact.sum((0, 2, 3)), exact.square().sum((0, 2, 3))])
+    mean, square = sums / (images.numel() // images.shape[1])
+    std = (square - mean.square()).clamp_min(1e-12).sqrt()
+    return mean.float().reshape(1, -1, 1, 1), std.float().reshape(1, -1, 1, 1)
 
 
 def _stratified(candidates: Tensor, labels: Tensor, share: float, generator: torch.Generator) -> Tensor:
@@ -196,6 +207,9 @@ def read(spec: str) -> Dataset:
             return _cifar10_torchvision(folder)
         raise FileNotFoundError(f"{folder} holds neither {_JPEG_FILES[0]} nor cifar-10-batches-py")
     raise ValueError(f"data must be 'digits' or 'cifar10:PATH', got {spec!r}")
+
+
+_read_once = functools.lru_cache(maxsize=1)(read)
 
 
 def _digits() -> Dataset:

@@ -9,19 +9,13 @@ import torch
 
 from fgunlearn.experiment.data import Samples, Split
 
-ScenarioName = Literal["random", "class", "mislabelled"]
-SCENARIOS: tuple[ScenarioName, ...] = get_args(ScenarioName)
+Name = Literal["random", "class", "mislabel"]
+NAMES: tuple[str, ...] = get_args(Name)
 FORGET_SHARE = 0.1
-
-TITLES: dict[ScenarioName, str] = {
-    "random": "a random 10% of the training data",
-    "class": "one class",
-    "mislabelled": "the 10% of the training data with wrong labels",
-}
 
 
 @dataclass(frozen=True)
-class Task:
+class Scenario:
     """One deletion request: the source model is trained on ``train``, which is ``forget`` and ``retain`` together.
 
     ``test`` is what D_t stands for: all test samples, or for a forgotten class those of the other classes, since the
@@ -37,25 +31,25 @@ class Task:
     like_forget: Samples
 
 
-def make_task(data: Split, scenario: ScenarioName, seed: int) -> Task:
-    """The task of a scenario, a function of the split and the seed.
+def make(name: str, split: Split, seed: int) -> Scenario:
+    """The scenario of that name, a function of the split and the seed.
 
     - random: a uniform 10% of the training samples.
     - class: all training samples of class (3 * seed + 1) mod the number of classes.
-    - mislabelled: a uniform 10%, each with a wrong label, uniform among the others; the source is trained on those labels,
+    - mislabel: a uniform 10%, each with a wrong label, uniform among the others; the source is trained on those labels,
       and D_u keeps them.
 
     Raises:
         ValueError: an unknown scenario.
     """
-    if scenario not in SCENARIOS:
-        raise ValueError(f"scenario must be one of {', '.join(map(repr, SCENARIOS))}, got {scenario!r}")
-    train, test = data.train, data.test
+    if name not in NAMES:
+        raise ValueError(f"scenario must be one of {', '.join(map(repr, NAMES))}, got {name!r}")
+    train, test = split.train, split.test
     labels = train.labels
-    classes = int(labels.max()) + 1
+    classes = split.classes
     generator = torch.Generator().manual_seed(1_000_003 * (seed + 1))
     chosen = torch.zeros(len(train), dtype=torch.bool)
-    if scenario == "class":
+    if name == "class":
         forgotten = (3 * seed + 1) % classes
         chosen = labels == forgotten
         same = test.labels == forgotten
@@ -63,7 +57,7 @@ def make_task(data: Split, scenario: ScenarioName, seed: int) -> Task:
     else:
         chosen[torch.randperm(len(train), generator=generator)[: round(FORGET_SHARE * len(train))]] = True
         like_forget = test
-    if scenario == "mislabelled":
+    if name == "mislabel":
         shift = torch.randint(1, classes, labels.shape, generator=generator)
         train = train.relabelled(torch.where(chosen, (labels + shift) % classes, labels))
-    return Task(train, train.take(chosen), train.take(~chosen), data.heldout, test, like_forget)
+    return Scenario(train, train.take(chosen), train.take(~chosen), split.heldout, test, like_forget)

@@ -21,7 +21,7 @@ class Training:
     Args:
         widths: of :class:`~fgunlearn.experiment.resnet.ResNet`.
         epochs: passes over the training data.
-        batch_size: samples per step; the incomplete last batch of a pass is left out.
+        batch: samples per step; the incomplete last batch of a pass is left out.
         lr: the largest learning rate.
         momentum: of SGD, with Nesterov.
         weight_decay: of SGD.
@@ -29,15 +29,15 @@ class Training:
     """
 
     widths: tuple[int, ...] = (16, 32, 96)
-    epochs: float = 30
-    batch_size: int = 64
+    epochs: int = 30
+    batch: int = 32
     lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup: float = 0.3
 
     def __post_init__(self) -> None:
-        for argument in ("epochs", "batch_size", "lr"):
+        for argument in ("epochs", "batch", "lr"):
             value = getattr(self, argument)
             if not value > 0:
                 raise ValueError(f"{argument} must be > 0, got {value}")
@@ -45,24 +45,14 @@ class Training:
             raise ValueError(f"warmup must be in (0, 1), got {self.warmup}")
 
     def steps(self, samples: int) -> int:
-        """The number of steps on this many samples, at least 1."""
-        return max(1, round(self.epochs * max(1, samples // self.batch_size)))
+        """The number of steps on this many samples."""
+        return self.epochs * max(1, samples // self.batch)
 
     def learning_rate(self, progress: float) -> float:
         """The learning rate after the share ``progress`` of the steps, in [0, 1]."""
         if progress < self.warmup:
             return self.lr * progress / self.warmup
         return self.lr * (1.0 - progress) / (1.0 - self.warmup)
-
-    def optimizer(self, model: nn.Module) -> torch.optim.SGD:
-        """The optimizer over all parameters of the model."""
-        return torch.optim.SGD(
-            model.parameters(),
-            lr=self.lr,
-            momentum=self.momentum,
-            nesterov=self.momentum > 0,
-            weight_decay=self.weight_decay,
-        )
 
     def new_model(self, samples: Samples, classes: int, seed: int) -> nn.Module:
         """An untrained model for these images; its weights are a function of the seed (torch's global state is kept)."""
@@ -72,15 +62,26 @@ class Training:
         return model.to(memory_format=torch.channels_last)
 
 
+def sgd(model: nn.Module, training: Training) -> torch.optim.SGD:
+    """The optimizer of a training, over all parameters of the model."""
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=training.lr,
+        momentum=training.momentum,
+        nesterov=training.momentum > 0,
+        weight_decay=training.weight_decay,
+    )
+
+
 def train(
-    training: Training, samples: Samples, classes: int, seed: int, tick: Callable[[], None] = lambda: None
+    samples: Samples, classes: int, training: Training, seed: int, tick: Callable[[], None] = lambda: None
 ) -> tuple[nn.Module, float]:
     """Trains from scratch.
 
     Args:
-        training: the recipe.
         samples: the training data.
         classes: number of logits.
+        training: the recipe.
         seed: of the initial weights and the order of the samples.
         tick: called after every epoch.
 
@@ -89,8 +90,8 @@ def train(
     """
     start = time.perf_counter()
     model = training.new_model(samples, classes, seed)
-    optimizer = training.optimizer(model)
-    loader = samples.batches(training.batch_size, shuffle=True, seed=seed, drop_last=True)
+    optimizer = sgd(model, training)
+    loader = samples.batches(training.batch, seed=seed, drop_last=True)
     total = training.steps(len(samples))
     model.train()
     step = 0

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets torch's number of threads for one test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    """A small classifier with batch norm, dropout, and a frozen layer."""
+    torch.manual_seed(0)
+    made = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.5), nn.Linear(4 * 36, 10)
+    )
+    made.append(nn.Linear(10, 10))
+    made[6].requires_grad_(False)
+    return made
+
+
+@pytest.fixture
+def batches() -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        (torch.randn(n, 1, 8, 8, generator=generator), torch.randint(0, 10, (n,), generator=generator))
+        for n in (16, 16, 8)
+    ]
+
+
+@pytest.fixture
+def state_of() -> Callable[[nn.Module], dict[str, Tensor]]:
+    """A copy of everything a model holds: parameters, buffers, gradients, modes."""
+
+    def take(module: nn.Module) -> dict[str, Tensor]:
+        held = {name: value.detach().clone() for name, value in module.state_dict().items()}
+        for name, parameter in module.named_parameters():
+            held[f"{name}.grad"] = torch.tensor([]) if parameter.grad is None else parameter.grad.clone()
+        for name, part in module.named_modules():
+            held[f"{name}.training"] = torch.tensor(part.training)
+        return held
+
+    return take
+
+
+@pytest.fixture
+def assert_same() -> Callable[[dict[str, Tensor], dict[str, Tensor]], None]:
+    """Bit for bit, NaN included."""
+
+    def check(before: dict[str, Tensor], after: dict[str, Tensor]) -> None:
+        assert before.keys() == after.keys()
+        for name, was in before.items():
+            now = after[name]
+            assert was.dtype == now.dtype, name
+            assert was.contiguous().reshape(-1).view(torch.uint8).equal(now.contiguous().reshape(-1).view(torch.uint8)), name
+
+    return check
