@@ -19,7 +19,8 @@ void for_each_pair(const Executor& executor, const std::vector<Segment>& segment
       using T = decltype(tag);
       T* x = static_cast<T*>(segment.data);
       T* v = static_cast<T*>(values[piece.segment].data);
-      for (int64_t j = piece.begin; j < piece.end; ++j) move(x[segment.layout(index[j])], v[j]);
+      LayoutCursor place(segment.layout);
+      for (int64_t j = piece.begin; j < piece.end; ++j) move(x[place.at(index[j])], v[j]);
     });
   });
 }

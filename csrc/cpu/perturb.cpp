@@ -32,9 +32,10 @@ void perturb(const Executor& executor, const std::vector<Segment>& segments, con
     dispatch(segment.dtype, [&](auto tag) {
       using T = decltype(tag);
       T* x = static_cast<T*>(segment.data);
+      LayoutCursor place(segment.layout);
       for (int64_t j = piece.begin; j < piece.end; ++j) {
         const int64_t i = index[j];
-        T& coordinate = x[segment.layout(i)];
+        T& coordinate = x[place.at(i)];
         const double draw = draw_at(one.draw, seed, stream, segment.offset + i);
         coordinate = from_double<T>(perturbed(one, as_double(coordinate), draw));
       }
@@ -55,9 +56,11 @@ void ascend(const Executor& executor, const std::vector<Segment>& segments, cons
       using A = typename Convert<T>::accumulate_t;
       T* x = static_cast<T*>(segment.data);
       const T* g = static_cast<const T*>(grad.data);
+      LayoutCursor place(segment.layout);
+      LayoutCursor of_grad(grad.layout);
       for (int64_t j = piece.begin; j < piece.end; ++j) {
-        T& coordinate = x[segment.layout(index[j])];
-        const A step = static_cast<A>(rate) * Convert<T>::load(g[grad.layout(index[j])]);
+        T& coordinate = x[place.at(index[j])];
+        const A step = static_cast<A>(rate) * Convert<T>::load(g[of_grad.at(index[j])]);
         coordinate = Convert<T>::store(Convert<T>::load(coordinate) + step);
       }
     });

@@ -19,13 +19,15 @@ void sgd(const Executor& executor, const std::vector<Segment>& params, const std
       T* x = static_cast<T*>(param.data);
       const T* g = static_cast<const T*>(grad.data);
       A* buffer = buffers.empty() ? nullptr : static_cast<A*>(buffers[piece.segment].data);
+      const bool same_layout = param.layout == grad.layout;  // as autograd gives them: one place serves both
+      LayoutCursor of_param(param.layout);
+      LayoutCursor of_grad(grad.layout);
       for (int64_t j = piece.begin; j < piece.end; ++j) {
         const int64_t i = index[j];
-        T& coordinate = x[param.layout(i)];
-        coordinate = Convert<T>::store(sgd_step<A>(rule, Convert<T>::load(coordinate),
-                                                   Convert<T>::load(g[grad.layout(i)]),
-                                                   buffer == nullptr ? nullptr : buffer + j,
-                                                   first[piece.segment] != 0));
+        const int64_t where = of_param.at(i);
+        x[where] = Convert<T>::store(sgd_step<A>(rule, Convert<T>::load(x[where]),
+                                                 Convert<T>::load(g[same_layout ? where : of_grad.at(i)]),
+                                                 buffer == nullptr ? nullptr : buffer + j, first[piece.segment] != 0));
       }
     });
   });

@@ -62,7 +62,7 @@ def demo(
     """
     from fgunlearn.experiment import demo as demonstration
     from fgunlearn.experiment import scenarios
-    from fgunlearn.experiment.table import table, verdicts
+    from fgunlearn.experiment.table import WIDTH, table, verdicts
     from fgunlearn.experiment.training import Training
 
     chosen = scenario or list(scenarios.NAMES)
@@ -74,7 +74,7 @@ def demo(
     settings = demonstration.Demo(
         source=data,
         scenarios=tuple(dict.fromkeys(chosen)),
-        seeds=tuple(range(seeds)),
+        seeds=tuple(range(demonstration.DEFAULT_SEEDS[0], demonstration.DEFAULT_SEEDS[0] + seeds)),
         jobs=jobs,
         training=Training(epochs=epochs),
         limit=limit,
@@ -82,8 +82,7 @@ def demo(
     results = demonstration.run(settings)
     demonstration.write_json(results, out)
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
+    console = Console(width=max(console.width, WIDTH))
     console.print(table(results))
     for line in verdicts(results):
         console.print(line)

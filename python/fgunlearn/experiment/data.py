@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 HELDOUT_SHARE = 0.1  # of all samples where there is no test set of the data's own, else of its training samples
@@ -19,8 +22,8 @@ TEST_SHARE = 0.2
 class Batches:
     """An iterable of ``(x, y)`` batches of tensors in memory, to be read again and again.
 
-    Without a seed the samples keep their order. With one, the p-th pass has the order that (seed, p) give, so two objects
-    made alike give the same batches. Reading is an ``index_select``; there are no worker processes.
+    Without a seed the samples keep their order. With one, the p-th pass has the order that (seed, p) give, so two
+    objects made alike give the same batches. Reading is an ``index_select``; there are no worker processes.
 
     Args:
         x: samples first, any dtype.
@@ -111,6 +114,13 @@ class Dataset:
     labels: Tensor
     test_from: int | None = None
 
+    def save(self, path: Path) -> None:
+        """Writes a safetensors file that :func:`read` reads as "tensors:PATH", mapped into memory: decoded once."""
+        tensors = {"images": self.images.contiguous(), "labels": self.labels}
+        if self.test_from is not None:
+            tensors["test_from"] = torch.tensor(self.test_from)
+        save_file(tensors, path)
+
 
 @dataclass(frozen=True)
 class Split:
@@ -164,7 +174,7 @@ def split(data: Dataset, seed: int, limit: int | None = None) -> Split:
 def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation per channel, float32 (1, channels, 1, 1); summed in parts, in float64."""
     sums = torch.zeros(2, images.shape[1], dtype=torch.float64)
-    for part in images.split(4096):
+    for part in torch.split(images, 4096):  # type: ignore[no-untyped-call]
         exact = part.double()
         sums += torch.stack([exact.sum((0, 2, 3)), exact.square().sum((0, 2, 3))])
     mean, square = sums / (images.numel() // images.shape[1])
@@ -175,7 +185,7 @@ def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
 def _stratified(candidates: Tensor, labels: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """A bool mask over all samples with the share of the candidates of each class, rounded, at least one of each."""
     chosen = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels[candidates].unique():
+    for label in torch.unique(labels[candidates]):
         of_class = candidates[labels[candidates] == label]
         count = min(len(of_class), max(1, round(share * len(of_class))))
         chosen[of_class[torch.randperm(len(of_class), generator=generator)[:count]]] = True
@@ -186,8 +196,10 @@ def read(spec: str) -> Dataset:
     """Reads the data a word on the command line names.
 
     Args:
-        spec: "digits", scikit-learn's 1,797 images of 8x8; or "cifar10:PATH", PATH a folder with
-            ``cifar10_jpeg_train.npz`` and ``cifar10_jpeg_test.npz`` or with torchvision's ``cifar-10-batches-py``.
+        spec: "digits", scikit-learn's 1,797 images of 8x8; "cifar10:PATH", PATH a folder with
+            ``cifar10_jpeg_train.npz`` and ``cifar10_jpeg_test.npz`` or with torchvision's ``cifar-10-batches-py``; or
+            "tensors:FILE", a safetensors file with ``images`` (n, channels, h, w), uint8 or float32, ``labels`` int64
+            (n,), and where the data has its own test set ``test_from``, the number of the first sample in it.
 
     Raises:
         ValueError: an unknown word, or files that are not what they should be.
@@ -206,7 +218,9 @@ def read(spec: str) -> Dataset:
         if (folder / "cifar-10-batches-py").is_dir():
             return _cifar10_torchvision(folder)
         raise FileNotFoundError(f"{folder} holds neither {_JPEG_FILES[0]} nor cifar-10-batches-py")
-    raise ValueError(f"data must be 'digits' or 'cifar10:PATH', got {spec!r}")
+    if name == "tensors" and path:
+        return _tensors(Path(path))
+    raise ValueError(f"data must be 'digits', 'cifar10:PATH' or 'tensors:FILE', got {spec!r}")
 
 
 _read_once = functools.lru_cache(maxsize=1)(read)
@@ -222,12 +236,30 @@ def _digits() -> Dataset:
     return Dataset(images, torch.from_numpy(digits.target.astype(np.int64)))
 
 
+def _tensors(path: Path) -> Dataset:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file")
+    try:
+        tensors = load_file(path)
+        images, labels, test_from = tensors["images"], tensors["labels"], tensors.get("test_from")
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"{path} is not a safetensors file with images and labels: {error}") from error
+    if images.dim() != 4 or labels.shape != images.shape[:1] or labels.dtype != torch.int64 or len(labels) == 0:
+        raise ValueError(
+            f"{path} must hold images of shape (n, channels, h, w) and int64 labels of shape (n,), n >= 1, got "
+            f"{tuple(images.shape)} and {labels.dtype} of shape {tuple(labels.shape)}"
+        )
+    if int(labels.min()) < 0:
+        raise ValueError(f"{path}: labels must be >= 0, got {int(labels.min())}")
+    return Dataset(images, labels, None if test_from is None else int(test_from))
+
+
 _JPEG_FILES = ("cifar10_jpeg_train.npz", "cifar10_jpeg_test.npz")
 
 
 def _cifar10_jpeg(folder: Path) -> Dataset:
     try:
-        from PIL import Image
+        from PIL import Image  # type: ignore[import-not-found]
     except ImportError as error:
         raise ImportError("decoding the JPEG images needs Pillow: pip install 'fgunlearn[images]'") from error
     images, labels = [], []
@@ -241,7 +273,7 @@ def _cifar10_jpeg(folder: Path) -> Dataset:
         if len(offsets) != len(of_part) + 1 or offsets[-1] > len(jpeg):
             raise ValueError(f"{path} is damaged: {len(of_part)} labels, {len(offsets)} offsets, {len(jpeg)} bytes")
         decoded = np.empty((len(of_part), 32, 32, 3), np.uint8)
-        for i, (start, end) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+        for i, (start, end) in enumerate(itertools.pairwise(offsets)):
             decoded[i] = np.asarray(Image.open(io.BytesIO(jpeg[start:end])).convert("RGB"))
         images.append(torch.from_numpy(decoded).permute(0, 3, 1, 2))
         labels.append(torch.from_numpy(of_part.astype(np.int64)))

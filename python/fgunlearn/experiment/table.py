@@ -12,44 +12,47 @@ from fgunlearn.experiment.demo import ACCELERATION_LIMIT, GAP_LIMIT
 _TITLES = {
     "random": "forget a random 10%",
     "class": "forget one class",
-    "mislabel": "forget 10% mislabelled samples",
+    "mislabel": "forget 10% mislabelled",
 }
 
 
-def _percent(value: dict[str, float]) -> str:
-    spread = "" if math.isnan(value["std"]) else f" ±{100 * value['std']:.1f}"
-    return f"{100 * value['mean']:.1f}{spread}"
+WIDTH = 128
+"""Columns of text that the table needs."""
 
 
-def _plain(value: dict[str, float] | None, digits: int) -> str:
+def _shown(value: dict[str, float] | None, digits: int, scale: float = 1.0) -> str:
+    """Mean±std; the mean alone for a single seed; a dash for what is not defined."""
     if value is None or math.isnan(value["mean"]):
         return "-"
-    return f"{value['mean']:.{digits}f}"
+    spread = "" if math.isnan(value["std"]) else f"±{scale * value['std']:.{digits}f}"
+    return f"{scale * value['mean']:.{digits}f}{spread}"
 
 
 def table(results: dict[str, Any]) -> Table:
     """One section per scenario: source, retrained, every recipe, and the short retraining as a control."""
-    shown = Table(title=f"fgunlearn demo: {results['configuration']['source']}", title_style="bold", pad_edge=False)
+    seeds = len(results["configuration"]["seeds"])
+    title = f"fgunlearn demo: {results['configuration']['source']}, mean±std of {seeds} seed{'s' if seeds > 1 else ''}"
+    shown = Table(title=title, title_style="bold", box=None, padding=(0, 1, 0, 0), pad_edge=False)
     shown.add_column("model", no_wrap=True)
-    for title in ("D_u %", "D_r %", "D_t %", "FR", "MRR", "JS", "MIA", "s", "accel.", "pred."):
-        shown.add_column(title, justify="right", no_wrap=True)
+    for heading in ("D_u %", "D_r %", "D_t %", "FR", "MRR", "JS", "MIA", "s", "accel.", "pred."):
+        shown.add_column(heading, justify="right", no_wrap=True)
     for section in results["summary"]:
-        shown.add_row(f"[bold]{_TITLES[section['scenario']]}[/] ({section['seeds']} seeds)")
+        shown.add_row(f"[bold]{_TITLES[section['scenario']]}[/]")
         for row in section["rows"]:
             name = f"[green]{row['name']}[/]" if row["name"] == section["best"] else row["name"]
-            accelerated = row.get("acceleration")
+            predicted = row.get("predicted_acceleration")
             shown.add_row(
-                name,
-                *(_percent(row[f"accuracy_{part}"]) for part in ("forget", "retain", "test")),
-                _plain(row["forgetting_rate"], 2),
-                _plain(row["memory_retention_rate"], 2),
-                _plain(row["js_divergence"], 3),
-                _plain(row["membership_auc"], 2),
-                _plain(row["seconds"], 2),
-                _plain(accelerated, 1) if accelerated else "-",
-                _plain(row.get("predicted_acceleration"), 1),
+                f"  {name}",
+                *(_shown(row[f"accuracy_{part}"], 1, 100.0) for part in ("forget", "retain", "test")),
+                _shown(row["forgetting_rate"], 2),
+                _shown(row["memory_retention_rate"], 2),
+                _shown(row["js_divergence"], 3),
+                _shown(row["membership_auc"], 2),
+                _shown(row["seconds"], 1 if row["seconds"]["mean"] >= 10 else 2),
+                _shown(row.get("acceleration"), 1),
+                "-" if predicted is None else f"{predicted['mean']:.1f}",
             )
-        shown.add_section()
+        shown.add_row()
     return shown
 
 

@@ -8,12 +8,17 @@ import time
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fgunlearn import metrics
 from fgunlearn.experiment import data, scenarios, training
+from fgunlearn.experiment.data import Batches
 from fgunlearn.experiment.recipes import Recipe, recipes
 from fgunlearn.experiment.scenarios import Scenario
+from fgunlearn.metrics.accuracy import logits_and_labels
+from fgunlearn.metrics.forgetting import forgetting_of, retention_of
+from fgunlearn.metrics.membership import losses_auc
 from fgunlearn.optim import SparseOptimizer
 from fgunlearn.perturb import matched_parameters
 from fgunlearn.selection import RandomK
@@ -62,29 +67,45 @@ def run(task: Task) -> dict[str, Any]:
     }
 
 
+_PARTS = ("forget", "retain", "heldout", "test", "like_forget")
+
+
+class _Seen:
+    """What a model says about every part, looked at once: accuracies, losses, and who is judged a member."""
+
+    def __init__(self, model: nn.Module, loaders: dict[str, Batches]) -> None:
+        self.accuracy: dict[str, float] = {}
+        self.losses: dict[str, Tensor] = {}
+        for part, loader in loaders.items():
+            logits, labels = logits_and_labels(model, loader)
+            self.accuracy[part] = float((logits.argmax(1) == labels).double().mean())
+            self.losses[part] = F.cross_entropy(logits, labels, reduction="none")
+        judge = metrics.MembershipJudge.fit(self.losses["retain"], self.losses["heldout"])
+        self.members = {part: judge.members(losses) for part, losses in self.losses.items()}
+
+
 class _Measure:
     """Everything the table shows of a model."""
 
     def __init__(self, scenario: Scenario, source: nn.Module, retrained: nn.Module) -> None:
-        self._source, self._retrained = source, retrained
-        self._forget, self._retain, self._heldout, self._test = (
-            getattr(scenario, part).batches(_EVALUATION_BATCH) for part in ("forget", "retain", "heldout", "test")
-        )
+        self._loaders = {part: getattr(scenario, part).batches(_EVALUATION_BATCH) for part in _PARTS}
+        self._retrained = retrained
+        self._before = _Seen(source, self._loaders)
 
     def of(self, model: nn.Module, seconds: float) -> dict[str, Any]:
-        forgetting = metrics.forgetting_rate(self._source, model, self._forget, self._retain, self._heldout)
-        retention = metrics.memory_retention_rate(self._source, model, self._retain, self._heldout)
-        alike = metrics.similarity(model, self._retrained, self._test)
+        before, after = self._before, _Seen(model, self._loaders)
+        forgetting, retention = (
+            rate(before.members[part], after.members[part], before.accuracy[part], after.accuracy[part])
+            for part, rate in (("forget", forgetting_of), ("retain", retention_of))
+        )
         return {
-            "accuracy_forget": metrics.accuracy(model, self._forget),
-            "accuracy_retain": metrics.accuracy(model, self._retain),
-            "accuracy_test": metrics.accuracy(model, self._test),
+            **{f"accuracy_{part}": after.accuracy[part] for part in ("forget", "retain", "test")},
             "forgetting_rate": forgetting.rate,
             "forgetting_rate_accuracy": forgetting.rate_accuracy,
             "memory_retention_rate": retention.rate,
             "memory_retention_rate_accuracy": retention.rate_accuracy,
-            "membership_auc": metrics.membership_auc(model, self._forget, self._test),
-            **dataclasses.asdict(alike),
+            "membership_auc": losses_auc(after.losses["forget"], after.losses["like_forget"]),
+            **dataclasses.asdict(metrics.similarity(model, self._retrained, self._loaders["test"])),
             "seconds": seconds,
         }
 

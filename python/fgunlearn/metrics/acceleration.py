@@ -81,7 +81,9 @@ def calibrate(
     Raises:
         ValueError: fewer than two batches.
     """
-    gradient, dense_step, sparse_step = [], [], []
+    gradient: list[float] = []
+    dense_step: list[float] = []
+    sparse_step: list[float] = []
     model.train()
     for batch in itertools.islice(loader, batches + 1):
         start = time.perf_counter()

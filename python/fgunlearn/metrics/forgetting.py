@@ -7,9 +7,10 @@ Conventions of this project, since the paper's closed forms are not in hand: mem
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from fgunlearn.batches import Loader
 from fgunlearn.metrics.accuracy import accuracy, sample_losses
@@ -35,9 +36,9 @@ class Forgetting:
     counted_after: int
 
 
-def _judged(model: nn.Module, asked: Loader, retain: Loader, heldout: Loader) -> list[bool]:
+def _judged(model: nn.Module, asked: Loader, retain: Loader, heldout: Loader) -> Tensor:
     judge = MembershipJudge.of(model, retain, heldout)
-    return judge.members(sample_losses(model, asked)).tolist()  # type: ignore[no-any-return]
+    return judge.members(sample_losses(model, asked))
 
 
 def forgetting_rate(
@@ -49,7 +50,8 @@ def forgetting_rate(
     the unlearned one. At most 1 (every member forgotten); 0 when nothing changed; negative when more look like members
     than before; NaN when BT is 0. FR_acc is in (-inf, 1], NaN when the source is right on no forget sample.
 
-    A retrained model does not score 1: held-out samples that it is sure of look like members too. Compare with its value.
+    A retrained model does not score 1: held-out samples that it is sure of look like members too. Compare with its
+    value.
 
     Args:
         source: the model before unlearning.
@@ -58,14 +60,26 @@ def forgetting_rate(
         retain: D_r.
         heldout: data no model was trained on.
     """
-    before = _judged(source, forget, retain, heldout)
-    after = _judged(unlearned, forget, retain, heldout)
-    members = sum(before)
-    others = len(before) - members
-    gone = len(after) - sum(after)
-    rate = (gone - others) / members if members else float("nan")
-    was_right = accuracy(source, forget)
-    by_accuracy = 1.0 - accuracy(unlearned, forget) / was_right if was_right else float("nan")
+    return forgetting_of(
+        _judged(source, forget, retain, heldout),
+        _judged(unlearned, forget, retain, heldout),
+        accuracy(source, forget),
+        accuracy(unlearned, forget),
+    )
+
+
+def forgetting_of(before: Tensor, after: Tensor, accuracy_before: float, accuracy_after: float) -> Forgetting:
+    """:func:`forgetting_rate` from what is known already.
+
+    Args:
+        before: bool (samples,), which forget samples are judged members on the source model.
+        after: the same on the unlearned model.
+        accuracy_before: of the source model on the forget data.
+        accuracy_after: of the unlearned model.
+    """
+    members, others, gone = int(before.sum()), int((~before).sum()), int((~after).sum())
+    rate = (gone - others) / members if members else math.nan
+    by_accuracy = 1.0 - accuracy_after / accuracy_before if accuracy_before else math.nan
     return Forgetting(rate, by_accuracy, members, others, gone)
 
 
@@ -81,10 +95,16 @@ def memory_retention_rate(source: nn.Module, unlearned: nn.Module, retain: Loade
         retain: D_r, ``(x, y)`` batches in a fixed order.
         heldout: data no model was trained on.
     """
-    before = _judged(source, retain, retain, heldout)
-    after = _judged(unlearned, retain, retain, heldout)
-    members = sum(before)
-    kept = sum(was and still for was, still in zip(before, after, strict=True))
-    was_right = accuracy(source, retain)
-    by_accuracy = accuracy(unlearned, retain) / was_right if was_right else float("nan")
-    return Forgetting(kept / members if members else float("nan"), by_accuracy, members, len(before) - members, kept)
+    return retention_of(
+        _judged(source, retain, retain, heldout),
+        _judged(unlearned, retain, retain, heldout),
+        accuracy(source, retain),
+        accuracy(unlearned, retain),
+    )
+
+
+def retention_of(before: Tensor, after: Tensor, accuracy_before: float, accuracy_after: float) -> Forgetting:
+    """:func:`memory_retention_rate` from what is known already; the arguments of :func:`forgetting_of`, on D_r."""
+    members, others, kept = int(before.sum()), int((~before).sum()), int((before & after).sum())
+    by_accuracy = accuracy_after / accuracy_before if accuracy_before else math.nan
+    return Forgetting(kept / members if members else math.nan, by_accuracy, members, others, kept)

@@ -39,7 +39,7 @@ class MembershipJudge:
             if bool(losses.isnan().any()):
                 raise ValueError(f"{argument} holds {int(losses.isnan().sum())} NaN")
         members, others = member_losses.double().sort().values, other_losses.double().sort().values
-        thresholds = torch.cat([members, others]).unique()
+        thresholds = torch.unique(torch.cat([members, others]))
         hit = torch.searchsorted(members, thresholds, right=True).double() / len(members)
         kept_out = 1.0 - torch.searchsorted(others, thresholds, right=True).double() / len(others)
         balanced = 0.5 * (hit + kept_out)
@@ -62,8 +62,24 @@ def membership_auc(model: nn.Module, loader: Loader, others: Loader) -> float:
     0.5 means that the loss does not tell the two apart. A retrained model scores 0.5 on i.i.d. forget data against test
     data, and less on data that it has reason to find harder (an unseen class, wrong labels): compare with its value.
     """
-    asked = sample_losses(model, loader).double()
-    other = sample_losses(model, others).double().sort().values
-    above = len(other) - torch.searchsorted(other, asked, right=True)
-    equal = torch.searchsorted(other, asked, right=True) - torch.searchsorted(other, asked)
-    return float((above.double() + 0.5 * equal.double()).mean() / len(other))
+    return losses_auc(sample_losses(model, loader), sample_losses(model, others))
+
+
+def losses_auc(asked: Tensor, others: Tensor) -> float:
+    """Chance that one of ``asked`` is smaller than one of ``others``, ties counting half: the area under the ROC curve.
+
+    Args:
+        asked: losses, float (samples,), of one sample or more.
+        others: losses, float (samples,), of one sample or more.
+
+    Raises:
+        ValueError: one of them is empty.
+    """
+    for argument, losses in (("asked", asked), ("others", others)):
+        if losses.numel() == 0:
+            raise ValueError(f"{argument} is empty")
+    asked, others = asked.double(), others.double().sort().values
+    not_below = torch.searchsorted(others, asked, right=True)
+    below = torch.searchsorted(others, asked)
+    chances = (len(others) - not_below).double() + 0.5 * (not_below - below).double()
+    return float(chances.mean() / len(others))

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from fgunlearn.batches import Loader, device_of, evaluation_mode, x_and_y
 from fgunlearn.metrics.accuracy import logits_and_labels
@@ -35,8 +35,8 @@ def similarity(a: nn.Module, b: nn.Module, loader: Loader, *, layer: str | None 
     - cosine: of the two parameter vectors, in [-1, 1].
     - cka: linear centred kernel alignment of the penultimate features (Kornblith et al., ICML 2019), in [0, 1].
 
-    Two retrained models of different seeds don't score 0, 1, 0, 1, 1: their values are what indistinguishable means, and
-    parameters of independent trainings are far apart.
+    Two retrained models of different seeds don't score 0, 1, 0, 1, 1: their values are what indistinguishable means,
+    and parameters of independent trainings are far apart.
 
     Args:
         a: for example the unlearned model.
@@ -86,7 +86,7 @@ def penultimate_layer(model: nn.Module) -> str:
     Raises:
         ValueError: it has none.
     """
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    names: list[str] = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not names:
         raise ValueError("the model has no nn.Linear to take penultimate features from: name a module with layer=")
     return names[-1]

@@ -24,6 +24,8 @@ from fgunlearn.unlearning.stopping import StopRule
 
 _SUPPORT_SLACK = 0.02  # a likelihood this little above the neighbours' support is not pushed further
 
+_VOTE_SMOOTHING = 0.02
+
 
 @dataclass
 class RepairRecord:
@@ -233,7 +235,8 @@ class ForgetTerm:
             shift = torch.randint(1, max(classes, 2), labels.shape, generator=self._generator)
             return F.cross_entropy(logits, (labels + shift.to(labels.device)) % classes)
         assert self._votes is not None
-        return F.cross_entropy(logits, self._votes[chosen].to(logits))
+        # Never fully sure: a vote of 10 to 0 would ask for infinite logits.
+        return F.cross_entropy(logits, self._votes[chosen].to(logits), label_smoothing=_VOTE_SMOOTHING)
 
     def is_over(self, model: nn.Module, forget_steps: int) -> bool:
         """Whether to stop forgetting; looks once per pass over the forget data."""

@@ -21,7 +21,7 @@ class Repair:
         nesterov: of SGD; only with momentum.
         weight_decay: of SGD, on the selected coordinates only.
         schedule: how lr changes over the steps: "constant"; "linear" to 0; "cosine" to 0; "onecycle", a linear rise over
-            the first ``warmup`` of the steps and a cosine to 0 after it.
+            the first ``warmup`` of the steps and a linear fall to 0 after it.
         warmup: share of the steps, in [0, 1); "onecycle" only.
         update: "selection" moves the selected coordinates alone; "all" every parameter that requires grad.
         batch_norm: "train" keeps updating the running statistics on the remaining data; "eval" freezes them.
@@ -95,7 +95,7 @@ class Repair:
             return self.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
         if progress < self.warmup:
             return self.lr * progress / self.warmup
-        return self.lr * 0.5 * (1.0 + math.cos(math.pi * (progress - self.warmup) / (1.0 - self.warmup)))
+        return self.lr * (1.0 - progress) / (1.0 - self.warmup)
 
 
 def _check_choice(value: object, allowed: tuple[object, ...], argument: str) -> None:
