@@ -15,18 +15,39 @@ struct Sgd {
   bool maximize = false;
 };
 
-// The new parameter; `buffer` is this coordinate's momentum, nullptr without momentum. `first`: the tensor's first step,
-// which sets the buffer to the gradient. In A (float, or double for f64), in the order of torch's operations.
+// The same in the type that a coordinate is updated in: float, or double for f64.
 template <typename A>
-FGU_HOST_DEVICE A sgd_step(const Sgd& rule, A param, A grad, A* buffer, bool first) {
-  A step = rule.maximize ? -grad : grad;
-  if (rule.weight_decay != 0.0) step += static_cast<A>(rule.weight_decay) * param;
-  if (buffer != nullptr) {
-    const A momentum = static_cast<A>(rule.momentum);
-    *buffer = first ? step : momentum * *buffer + static_cast<A>(1.0 - rule.dampening) * step;
-    step = rule.nesterov ? step + momentum * *buffer : *buffer;
+struct SgdRule {
+  explicit FGU_HOST_DEVICE SgdRule(const Sgd& sgd)
+      : lr(static_cast<A>(sgd.lr)),
+        momentum(static_cast<A>(sgd.momentum)),
+        undamped(static_cast<A>(1.0 - sgd.dampening)),
+        weight_decay(static_cast<A>(sgd.weight_decay)),
+        sign(sgd.maximize ? A(-1) : A(1)),
+        nesterov(sgd.nesterov) {}
+
+  // The gradient that the step follows, before momentum. Without weight decay the parameter is not looked at, so that an
+  // infinite one gives no NaN.
+  FGU_HOST_DEVICE A direction(A param, A grad) const {
+    return weight_decay != A(0) ? sign * grad + weight_decay * param : sign * grad;
   }
-  return param - static_cast<A>(rule.lr) * step;
-}
+
+  // The new parameter, by a plain step.
+  FGU_HOST_DEVICE A plain(A param, A grad) const { return param - lr * direction(param, grad); }
+
+  // The new parameter, updating the coordinate's momentum. `first`: the tensor's first step sets it to the direction.
+  FGU_HOST_DEVICE A with_momentum(A param, A grad, A& buffer, bool first) const {
+    const A step = direction(param, grad);
+    buffer = first ? step : momentum * buffer + undamped * step;
+    return param - lr * (nesterov ? step + momentum * buffer : buffer);
+  }
+
+  A lr;
+  A momentum;
+  A undamped;  // 1 - dampening
+  A weight_decay;
+  A sign;
+  bool nesterov;
+};
 
 }  // namespace fgunlearn

@@ -1,5 +1,6 @@
 #include "cpu/perturb.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "cpu/blocks.h"
@@ -33,11 +34,19 @@ void perturb(const Executor& executor, const std::vector<Segment>& segments, con
       using T = decltype(tag);
       T* x = static_cast<T*>(segment.data);
       LayoutCursor place(segment.layout);
-      for (int64_t j = piece.begin; j < piece.end; ++j) {
-        const int64_t i = index[j];
-        T& coordinate = x[place.at(i)];
-        const double draw = draw_at(one.draw, seed, stream, segment.offset + i);
-        coordinate = from_double<T>(perturbed(one, as_double(coordinate), draw));
+      constexpr int64_t tile = 512;
+      int64_t chosen[tile];
+      double drawn[tile] = {};
+      for (int64_t begin = piece.begin; begin < piece.end; begin += tile) {
+        const int64_t count = std::min(tile, piece.end - begin);
+        for (int64_t j = 0; j < count; ++j) chosen[j] = index[begin + j];
+        if (one.draw != Draw::none) {
+          isa().draw(one.draw, seed, static_cast<uint32_t>(stream), segment.offset, chosen, count, drawn);
+        }
+        for (int64_t j = 0; j < count; ++j) {
+          T& coordinate = x[place.at(chosen[j])];
+          coordinate = from_double<T>(perturbed(one, as_double(coordinate), drawn[j]));
+        }
       }
     });
   });

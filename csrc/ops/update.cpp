@@ -13,7 +13,7 @@ void sparse_sgd_(const Tensors param, const Tensors grad, const Tensors indices,
                  const std::vector<int64_t> first, double lr, double momentum, double dampening, double weight_decay,
                  bool nesterov, bool maximize) {
   const char* op = "sparse_sgd_";
-  const Sgd rule{lr, momentum, dampening, weight_decay, nesterov, maximize};
+  const Sgd sgd{lr, momentum, dampening, weight_decay, nesterov, maximize};
   check(std::isfinite(lr) && std::isfinite(momentum) && std::isfinite(dampening) && std::isfinite(weight_decay), op,
         ": lr, momentum, dampening and weight_decay must be finite, got ", lr, ", ", momentum, ", ", dampening, ", ",
         weight_decay);
@@ -35,7 +35,7 @@ void sparse_sgd_(const Tensors param, const Tensors grad, const Tensors indices,
     check(buffers[t].numel == lists[t].count, op, ": momentum_buffer[", t, "] has ", buffers[t].numel,
           " elements for ", lists[t].count, " indices");
   }
-  cpu::sgd(torch_executor(), params, grads, lists, buffers, first, rule);
+  cpu::sgd(torch_executor(), params, grads, lists, buffers, first, sgd);
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 
 #include "core/philox.h"
 #include "core/select.h"
+#include "cpu/isa/philox.h"
 #include "cpu/isa/table.h"
 
 namespace fgunlearn::cpu::FGU_ISA {
@@ -165,39 +166,16 @@ Classified classify(const void* data, int64_t n, uint64_t low_, uint64_t high_, 
   return result;
 }
 
-// The lanes of a group are independent: the inner loops are what the compiler turns into vector instructions.
 inline void random_words(uint64_t seed, uint32_t stream, int64_t first_group, int64_t groups, uint32_t* out) {
-  constexpr int lanes = kPhiloxLanes;
+  PhiloxLanes random;
   for (int64_t g = 0; g < groups; ++g) {
-    const uint64_t base = static_cast<uint64_t>(first_group + g) * lanes;
-    uint32_t c0[lanes], c1[lanes], c2[lanes], c3[lanes];
-    for (int l = 0; l < lanes; ++l) {
-      c0[l] = static_cast<uint32_t>(base) + static_cast<uint32_t>(l);  // base is a multiple of 16: no carry
-      c1[l] = static_cast<uint32_t>(base >> 32);
-      c2[l] = stream;
-      c3[l] = 0;
+    const uint64_t base = static_cast<uint64_t>(first_group + g) * kLanes;
+    for (int l = 0; l < kLanes; ++l) {
+      random.word[0][l] = static_cast<uint32_t>(base) + static_cast<uint32_t>(l);  // a multiple of 16: no carry
+      random.word[1][l] = static_cast<uint32_t>(base >> 32);
     }
-    uint32_t k0 = static_cast<uint32_t>(seed);
-    uint32_t k1 = static_cast<uint32_t>(seed >> 32);
-    for (int round = 0; round < philox::kRounds; ++round) {
-      for (int l = 0; l < lanes; ++l) {
-        const uint64_t p0 = static_cast<uint64_t>(philox::kMul0) * c0[l];
-        const uint64_t p1 = static_cast<uint64_t>(philox::kMul1) * c2[l];
-        c0[l] = static_cast<uint32_t>(p1 >> 32) ^ c1[l] ^ k0;
-        c2[l] = static_cast<uint32_t>(p0 >> 32) ^ c3[l] ^ k1;
-        c1[l] = static_cast<uint32_t>(p1);
-        c3[l] = static_cast<uint32_t>(p0);
-      }
-      k0 += philox::kWeyl0;
-      k1 += philox::kWeyl1;
-    }
-    uint32_t* o = out + g * kPhiloxGroup;
-    for (int l = 0; l < lanes; ++l) {
-      o[l] = c0[l];
-      o[lanes + l] = c1[l];
-      o[2 * lanes + l] = c2[l];
-      o[3 * lanes + l] = c3[l];
-    }
+    random.scramble(seed, stream);
+    memcpy(out + g * kPhiloxGroup, random.word, sizeof(random.word));
   }
 }
 

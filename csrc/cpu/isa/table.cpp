@@ -1,6 +1,7 @@
 // Compiled once per instruction set, with FGU_ISA naming the namespace.
 #include "cpu/isa/table.h"
 
+#include "cpu/isa/perturb.h"
 #include "cpu/isa/score.h"
 #include "cpu/isa/select.h"
 
@@ -17,6 +18,7 @@ const Isa table = {
     random_words,
     {accumulate<float, float>, accumulate<double, double>, accumulate<float, f16_t>, accumulate<float, bf16_t>},
     {count_nonfinite<float>, count_nonfinite<double>, count_nonfinite<f16_t>, count_nonfinite<bf16_t>},
+    draw,
 };
 
 }  // namespace fgunlearn::cpu::FGU_ISA

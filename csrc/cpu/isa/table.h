@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "core/dtype.h"
+#include "core/perturb.h"
 #include "core/score.h"
 
 namespace fgunlearn::cpu {
@@ -36,6 +37,9 @@ struct Isa {
   // score: s += w * f(g) over n contiguous elements; s is float, or double for gradients of type f64. By DType of g.
   void (*accumulate[4])(void* score, const void* grad, int64_t n, double weight, ScoreKind kind);
   int64_t (*count_nonfinite[4])(const void* x, int64_t n);
+
+  // perturb: out[j] = the normal or uniform draw at global index first + index[j].
+  void (*draw)(Draw kind, uint64_t seed, uint32_t stream, int64_t first, const int64_t* index, int64_t n, double* out);
 };
 
 // The best table for this processor, or the one that FGUNLEARN_SIMD names ("scalar", "avx2", "avx512"), read once

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Annotated
 
@@ -40,6 +41,11 @@ def _options(
     pass
 
 
+def _at_least(smallest: int, option: str, value: int | None) -> None:
+    if value is not None and value < smallest:
+        raise ValueError(f"{option} must be at least {smallest}, got {value}")
+
+
 @app.command()
 def demo(
     data: Annotated[
@@ -48,10 +54,10 @@ def demo(
     scenario: Annotated[
         list[str] | None, typer.Option(help="random, class or mislabel; may be repeated. All by default.")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 3,
-    epochs: Annotated[int, typer.Option(min=1, help="Training epochs of source and retrained models.")] = 30,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use at most this many training images.")] = None,
-    jobs: Annotated[int, typer.Option(min=0, help="Worker processes, 0 for one per core.")] = 0,
+    seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 3,
+    epochs: Annotated[int, typer.Option(help="Training epochs of source and retrained models.")] = 30,
+    limit: Annotated[int | None, typer.Option(help="Use at most this many training images.")] = None,
+    jobs: Annotated[int, typer.Option(help="Worker processes, 0 for one per core.")] = 0,
     out: Annotated[Path, typer.Option(help="Where to write the results as JSON.")] = Path("demo-results.json"),
 ) -> None:
     """Train, unlearn and check a small ResNet on real data, in three scenarios.
@@ -65,6 +71,13 @@ def demo(
     from fgunlearn.experiment.table import WIDTH, table, verdicts
     from fgunlearn.experiment.training import Training
 
+    for option, value, smallest in (
+        ("--seeds", seeds, 1),
+        ("--epochs", epochs, 1),
+        ("--limit", limit, 1),
+        ("--jobs", jobs, 0),
+    ):
+        _at_least(smallest, option, value)
     chosen = scenario or list(scenarios.NAMES)
     for name in chosen:
         if name not in scenarios.NAMES:
@@ -93,12 +106,13 @@ def demo(
 def bench(
     name: Annotated[str, typer.Argument(help=" | ".join(BENCHMARKS))],
     quick: Annotated[bool, typer.Option(help="Small sizes, a few seconds: to see that it works.")] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; torch's default if not given.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; torch's default if not given.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the figures as JSON as well.")] = None,
 ) -> None:
     """Time a kernel and its peers side by side."""
     if name not in BENCHMARKS:
         raise ValueError(f"NAME must be one of {', '.join(BENCHMARKS)}, got {name!r}")
+    _at_least(1, "--threads", threads)
     if json is not None and not json.parent.is_dir():
         raise ValueError(f"--json: there is no folder {json.parent}")
     benchmark = importlib.import_module(f"fgunlearn.benchmarks.bench_{name}")
@@ -126,12 +140,19 @@ def main() -> None:
         sys.exit(130)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
+    except BrokenProcessPool:
+        print("fgunlearn: a worker process died (killed, or out of memory?); --jobs 1 needs none", file=sys.stderr)
+        sys.exit(1)
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"fgunlearn: {error}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
-        # click's own usage errors know how to show themselves; typer may carry its own copy of click.
-        if hasattr(error, "show") and hasattr(error, "exit_code"):
-            error.show()
-            sys.exit(error.exit_code)
-        raise
+        # One of click's usage errors; typer may carry its own copy of click.
+        message = getattr(error, "format_message", None)
+        if message is None:
+            raise
+        if "\n" in message():
+            error.show()  # type: ignore[attr-defined]
+        else:
+            print(f"fgunlearn: {message()}", file=sys.stderr)
+        sys.exit(getattr(error, "exit_code", 2))

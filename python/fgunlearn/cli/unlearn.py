@@ -134,7 +134,9 @@ def _read(path: Path, option: str) -> tuple[dict[str, Tensor], dict[str, str] | 
 def _load_data(path: Path, option: str) -> tuple[Tensor, Tensor]:
     tensors, _ = _read(path, option)
     if not {"x", "y"} <= tensors.keys():
-        raise ValueError(f"{option}: {path} must hold the tensors x and y, found {', '.join(sorted(tensors)) or 'none'}")
+        raise ValueError(
+            f"{option}: {path} must hold the tensors x and y, found {', '.join(sorted(tensors)) or 'none'}"
+        )
     x, y = tensors["x"], tensors["y"]
     if y.dtype != torch.int64 or y.dim() != 1 or len(x) != len(y):
         raise ValueError(

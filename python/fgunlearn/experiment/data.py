@@ -212,12 +212,12 @@ def read(spec: str) -> Dataset:
     if name == "cifar10" and path:
         folder = Path(path)
         if not folder.is_dir():
-            raise FileNotFoundError(f"{folder} is not a folder")
+            raise FileNotFoundError(f"data: {folder} is not a folder")
         if (folder / _JPEG_FILES[0]).exists():
             return _cifar10_jpeg(folder)
         if (folder / "cifar-10-batches-py").is_dir():
             return _cifar10_torchvision(folder)
-        raise FileNotFoundError(f"{folder} holds neither {_JPEG_FILES[0]} nor cifar-10-batches-py")
+        raise FileNotFoundError(f"data: {folder} holds neither {_JPEG_FILES[0]} nor cifar-10-batches-py")
     if name == "tensors" and path:
         return _tensors(Path(path))
     raise ValueError(f"data must be 'digits', 'cifar10:PATH' or 'tensors:FILE', got {spec!r}")
@@ -238,7 +238,7 @@ def _digits() -> Dataset:
 
 def _tensors(path: Path) -> Dataset:
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file")
+        raise FileNotFoundError(f"data: {path} is not a file")
     try:
         tensors = load_file(path)
         images, labels, test_from = tensors["images"], tensors["labels"], tensors.get("test_from")

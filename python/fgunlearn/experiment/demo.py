@@ -150,9 +150,7 @@ def summarise(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             row: dict[str, Any] = {key: first[key] for key in ("name", "strategy", "recipe", "control") if key in first}
             for key, value in first.items():
                 if isinstance(value, float):
-                    values = [s[key] for s in same]
-                    spread = statistics.stdev(values) if len(values) > 1 else math.nan
-                    row[key] = {"mean": statistics.fmean(values), "std": spread}
+                    row[key] = mean_and_deviation([s[key] for s in same])
             row["gaps"] = {
                 part: statistics.fmean(
                     r["rows"][position][f"accuracy_{part}"] - r["rows"][1][f"accuracy_{part}"] for r in runs
@@ -167,6 +165,16 @@ def summarise(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         met = best["largest_gap"] <= GAP_LIMIT and best["acceleration"]["mean"] >= ACCELERATION_LIMIT
         summary.append({"scenario": scenario, "seeds": len(runs), "rows": rows, "best": best["name"], "met": met})
     return summary
+
+
+def mean_and_deviation(values: Sequence[float]) -> dict[str, float]:
+    """Mean, sample standard deviation and number of the values that are defined; NaN where there are too few."""
+    defined = [value for value in values if not math.isnan(value)]
+    return {
+        "mean": statistics.fmean(defined) if defined else math.nan,
+        "std": statistics.stdev(defined) if len(defined) > 1 else math.nan,
+        "seeds": len(defined),
+    }
 
 
 def describe_machine(jobs: int) -> dict[str, Any]:

@@ -40,11 +40,12 @@ class MembershipJudge:
                 raise ValueError(f"{argument} holds {int(losses.isnan().sum())} NaN")
         members, others = member_losses.double().sort().values, other_losses.double().sort().values
         thresholds = torch.unique(torch.cat([members, others]))
-        hit = torch.searchsorted(members, thresholds, right=True).double() / len(members)
-        kept_out = 1.0 - torch.searchsorted(others, thresholds, right=True).double() / len(others)
-        balanced = 0.5 * (hit + kept_out)
-        best = int(balanced.argmax())
-        return cls(float(thresholds[best]), float(balanced[best]))
+        # Whole numbers, so that a tie is a tie.
+        hits = torch.searchsorted(members, thresholds, right=True)
+        kept_out = len(others) - torch.searchsorted(others, thresholds, right=True)
+        right = hits * len(others) + kept_out * len(members)
+        best = int((right == right.max()).nonzero()[0])
+        return cls(float(thresholds[best]), int(right[best]) / (2 * len(members) * len(others)))
 
     @classmethod
     def of(cls, model: nn.Module, members: Loader, others: Loader) -> MembershipJudge:
