@@ -98,7 +98,7 @@ def demo(
     console = Console(width=max(console.width, WIDTH))
     console.print(table(results))
     for line in verdicts(results):
-        console.print(line)
+        console.print(line, soft_wrap=True)
     console.print(f"{results['seconds']:.0f} s; the same as JSON in {out}", highlight=False)
 
 
@@ -131,21 +131,31 @@ def info() -> None:
     Console(soft_wrap=True).print(shown)
 
 
+def _given(error: Exception) -> str:
+    """What stood on the command line for the option that a usage error is about, where its message doesn't say."""
+    options = getattr(getattr(error, "param", None), "opts", [])
+    words = sys.argv[1:]
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name in options and (equals or after):
+            return f", got {(value if equals else after)!r}"
+    return ""
+
+
 def main() -> None:
     """Entry point: 0, or 2 for bad input, 130 for Ctrl-C, 1 for anything unforeseen (with a traceback)."""
     try:
-        app(standalone_mode=False)
+        status = app(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        status = 130
     except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        status = stop.exit_code
     except BrokenProcessPool:
         print("fgunlearn: a worker process died (killed, or out of memory?); --jobs 1 needs none", file=sys.stderr)
-        sys.exit(1)
+        status = 1
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"fgunlearn: {error}", file=sys.stderr)
-        sys.exit(2)
+        status = 2
     except Exception as error:
         # One of click's usage errors; typer may carry its own copy of click.
         message = getattr(error, "format_message", None)
@@ -154,5 +164,9 @@ def main() -> None:
         if "\n" in message():
             error.show()  # type: ignore[attr-defined]
         else:
-            print(f"fgunlearn: {message()}", file=sys.stderr)
-        sys.exit(getattr(error, "exit_code", 2))
+            print(f"fgunlearn: {message()}{_given(error)}", file=sys.stderr)
+        status = getattr(error, "exit_code", 2)
+    # Some versions of typer return the status of an Exit or a Ctrl-C here, others raise.
+    if status == 130:
+        print("interrupted", file=sys.stderr)
+    sys.exit(status if isinstance(status, int) else 0)

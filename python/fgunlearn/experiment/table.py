@@ -62,7 +62,7 @@ def verdicts(results: dict[str, Any]) -> list[str]:
     for section in results["summary"]:
         best = next(row for row in section["rows"] if row["name"] == section["best"])
         gaps = ", ".join(
-            f"D_{letter} {100 * best['gaps'][part]:+.1f}"
+            f"D_{letter} {round(100 * best['gaps'][part], 1) + 0.0:+.1f}"
             for letter, part in (("u", "forget"), ("r", "retain"), ("t", "test"))
         )
         met = "meets" if section["met"] else "misses"

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from fgunlearn import ops
+from fgunlearn.ops.sparse_add import sparse_add_ref
+
+INDEX = torch.tensor([0, 3, 4, 11])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("strided", [False, True])
+def test_it_equals_its_specification_and_leaves_theta_alone(dtype: torch.dtype, strided: bool) -> None:
+    theta = torch.randn(3, 4).to(dtype)
+    theta = theta.t().contiguous().t() if strided else theta
+    before = theta.clone()
+    for delta in (torch.randn(4).to(dtype), torch.randn(4)):
+        if dtype == torch.float64 and delta.dtype != dtype:
+            delta = delta.float()
+        out = ops.sparse_add(theta, INDEX, delta)
+        assert out.equal(sparse_add_ref(theta, INDEX, delta))
+        assert out.is_contiguous()
+        assert out.dtype == dtype
+    assert theta.equal(before)
+
+
+def test_an_empty_index_copies() -> None:
+    theta = torch.randn(3)
+    out = ops.sparse_add(theta, torch.zeros(0, dtype=torch.int32), torch.zeros(0))
+    assert out.equal(theta)
+    assert out.data_ptr() != theta.data_ptr()
+
+
+def test_first_and_second_derivatives_are_right() -> None:
+    theta = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    delta = torch.randn(4, dtype=torch.float64, requires_grad=True)
+
+    def square(t: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
+        return ops.sparse_add(t, INDEX, d) ** 2
+
+    assert torch.autograd.gradcheck(square, (theta, delta))
+    assert torch.autograd.gradgradcheck(square, (theta, delta))
+
+
+def test_a_delta_trains_through_functional_call() -> None:
+    model = nn.Linear(4, 3)
+    x, y = torch.randn(32, 4), torch.randint(0, 3, (32,))
+    delta = torch.zeros(4, requires_grad=True)
+
+    def loss() -> torch.Tensor:
+        weight = ops.sparse_add(model.weight.detach(), INDEX, delta)
+        return nn.functional.cross_entropy(torch.func.functional_call(model, {"weight": weight}, (x,)), y)
+
+    start = float(loss().detach())
+    optimizer = torch.optim.SGD([delta], lr=0.5)
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+    assert float(loss().detach()) < start
+    assert delta.grad is not None
+
+
+def test_it_compiles_without_a_graph_break() -> None:
+    theta, delta = torch.randn(3, 4), torch.randn(4)
+
+    def f(t: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
+        return ops.sparse_add(t * 2, INDEX, d).sum()
+
+    compiled = torch.compile(f, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(theta, delta), f(theta, delta))
+
+
+@pytest.mark.parametrize(
+    ("index", "delta", "words"),
+    [
+        (torch.tensor([12]), torch.zeros(1), r"indices\[0\]\[0\] = 12 is out of range"),
+        (torch.tensor([1]), torch.zeros(2), "delta must be 1-D with 1 elements, one per index; it has 2"),
+        (torch.tensor([1]), torch.zeros(1).half(), "theta's dtype or be float32"),
+    ],
+)
+def test_bad_input_is_refused(index: torch.Tensor, delta: torch.Tensor, words: str) -> None:
+    with pytest.raises(RuntimeError, match=words):
+        ops.sparse_add(torch.zeros(3, 4), index, delta)
+
+
+def test_the_op_passes_opcheck() -> None:
+    theta = torch.randn(3, 4, requires_grad=True)
+    torch.library.opcheck(torch.ops.fgunlearn.sparse_add, (theta, INDEX, torch.randn(4, requires_grad=True)))

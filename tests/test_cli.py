@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import fgunlearn
+from fgunlearn.cli import main
+from fgunlearn.experiment.data import Dataset
+
+Run = Callable[..., tuple[int, str, str]]
+
+ARCHITECTURE = """
+from pathlib import Path
+from torch import nn
+
+def make():
+    Path("made").touch()
+    return nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
+
+def number():
+    return 3
+"""
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command line in this process: exit status, stdout, stderr."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fgunlearn", *map(str, arguments)])
+        status = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        output = capsys.readouterr()
+        return status, output.out, output.err
+
+    return call
+
+
+def refused(result: tuple[int, str, str], *parts: str) -> None:
+    status, _, error = result
+    assert status == 2
+    assert error.startswith("fgunlearn: ")
+    assert error.count("\n") == 1, error
+    for part in parts:
+        assert part in error
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with an architecture, its weights, data of 60 rows, and the ids of rows to forget."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "architecture", raising=False)
+    (tmp_path / "architecture.py").write_text(ARCHITECTURE)
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Linear(6, 16), torch.nn.BatchNorm1d(16), torch.nn.ReLU(), torch.nn.Linear(16, 3)
+    )
+    save_file(network.state_dict(), tmp_path / "model.safetensors", metadata={"trained": "yesterday"})
+    y = torch.arange(60) % 3
+    x = torch.randn(60, 6)
+    x[torch.arange(60), y] += 2.0
+    save_file({"x": x, "y": y}, tmp_path / "data.safetensors")
+    (tmp_path / "ids.txt").write_text("# asked for on Monday\n3\n10  # and this one\n\n17\n")
+    return tmp_path
+
+
+def options(**changes: object) -> list[object]:
+    chosen: dict[str, object] = {
+        "model": "model.safetensors",
+        "arch": "architecture:make",
+        "data": "data.safetensors",
+        "forget": "ids.txt",
+        "out": "out.safetensors",
+        "batch": 16,
+        **changes,
+    }
+    return ["unlearn", *(part for name, value in chosen.items() for part in (f"--{name.replace('_', '-')}", value))]
+
+
+def test_info_prints_what_is_installed(run: Run) -> None:
+    status, out, _ = run("info")
+    assert status == 0
+    for key, value in fgunlearn.build_info().items():
+        assert re.search(rf"{key}\s+{re.escape(str(value))}", out), key
+
+
+def test_version(run: Run) -> None:
+    assert run("--version")[:2] == (0, f"fgunlearn {fgunlearn.__version__}\n")
+
+
+@pytest.mark.parametrize("command", [[], ["demo"], ["unlearn"], ["bench"], ["info"]])
+def test_every_command_has_help(run: Run, command: list[str]) -> None:
+    status, out, _ = run(*command, "--help")
+    assert status == 0
+    assert "Usage" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["nothing"], ["nothing"]),
+        (["demo", "--bogus"], ["--bogus"]),
+        (["demo", "--seeds", "three"], ["--seeds", "three"]),
+        (["demo", "--seeds=three"], ["--seeds", "three"]),
+        (["demo", "--seeds", "0"], ["--seeds", "0"]),
+        (["demo", "--jobs", "-1"], ["--jobs", "-1"]),
+        (["demo", "--scenario", "half"], ["--scenario", "'half'", "mislabel"]),
+        (["demo", "--data", "mnist"], ["data", "'mnist'"]),
+        (["demo", "--data", "cifar10:nowhere"], ["data", "nowhere"]),
+        (["demo", "--out", "nowhere/results.json"], ["--out", "nowhere"]),
+        (["bench", "everything"], ["NAME", "'everything'"]),
+        (["bench", "select", "--json", "nowhere/results.json"], ["--json", "nowhere"]),
+        (["unlearn", "--model", "m"], ["--arch"]),
+    ],
+)
+def test_bad_input_gets_one_line_and_status_2(run: Run, work: Path, arguments: list[str], parts: list[str]) -> None:
+    refused(run(*arguments), *parts)
+
+
+def test_unlearn_writes_a_checkpoint_like_the_one_it_read(run: Run, work: Path) -> None:
+    before = load_file("model.safetensors")
+    status, out, error = run(*options(ratio=0.25, epochs=1))
+    assert (status, error) == (0, "")
+    after = load_file("out.safetensors")
+    assert {name: (t.shape, t.dtype) for name, t in after.items()} == {
+        name: (t.shape, t.dtype) for name, t in before.items()
+    }
+    with safe_open("out.safetensors", framework="pt") as file:
+        assert file.metadata() == {"trained": "yesterday"}
+    parameters = [name for name in before if "running" not in name and "num_batches" not in name]
+    changed = {name: int((before[name] != after[name]).sum()) for name in parameters}
+    numel = sum(before[name].numel() for name in parameters)
+    assert 0 < sum(changed.values()) <= round(0.25 * numel)
+    for name, count in changed.items():
+        assert re.search(rf"^ *{re.escape(name)} .* {count:,}\s*$", out, re.MULTILINE), name
+    assert "3 samples forgotten" in out
+    assert re.search(r"score .* s, select .* s", out)
+    assert load_file("model.safetensors").keys() == before.keys()
+
+
+def test_unlearn_can_replace_its_own_input(run: Run, work: Path) -> None:
+    before = load_file("model.safetensors")["0.weight"].clone()
+    assert run(*options(out="model.safetensors"))[0] == 0
+    assert not torch.equal(load_file("model.safetensors")["0.weight"], before)
+    assert not list(work.glob(".*"))
+
+
+def test_unlearn_is_a_function_of_the_seed(run: Run, work: Path) -> None:
+    weights = []
+    for seed in (0, 0, 1):
+        assert run(*options(strategy="randomk", seed=seed))[0] == 0
+        weights.append(load_file("out.safetensors")["0.weight"])
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"model": "nowhere"}, ["--model", "nowhere"]),
+        ({"model": "ids.txt"}, ["--model", "ids.txt", "safetensors"]),
+        ({"model": "data.safetensors"}, ["--model", "does not fit"]),
+        ({"arch": "architecture"}, ["--arch", "'architecture'"]),
+        ({"arch": "nowhere:make"}, ["--arch", "'nowhere'"]),
+        ({"arch": "architecture:made"}, ["--arch", "'made'"]),
+        ({"arch": "architecture:number"}, ["--arch", "int"]),
+        ({"data": "model.safetensors"}, ["--data", "x and y"]),
+        ({"forget": "nowhere"}, ["--forget", "nowhere"]),
+        ({"out": "nowhere/out.safetensors"}, ["--out", "nowhere"]),
+        ({"ratio": 1.5}, ["ratio", "1.5"]),
+        ({"strategy": "best"}, ["--strategy", "'best'"]),
+        ({"perturb": "shake"}, ["--perturb", "'shake'"]),
+        ({"forget_term": "loudly"}, ["forget", "'loudly'"]),
+        ({"score": "taste"}, ["score", "'taste'"]),
+        ({"epochs": -1}, ["epochs", "-1"]),
+        ({"batch": 0}, ["batch", "0"]),
+    ],
+)
+def test_unlearn_names_the_option_and_the_value(
+    run: Run, work: Path, changes: dict[str, object], parts: list[str]
+) -> None:
+    refused(run(*options(**changes)), *parts)
+    assert not Path("out.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "parts"),
+    [
+        ("3\nsix\n", ["line 2", "'six'"]),
+        ("-1\n", ["line 1", "'-1'"]),
+        ("60\n", ["line 1", "60 rows"]),
+        ("3\n3\n", ["line 2", "repeats row 3"]),
+        ("# none\n", ["names no row"]),
+        ("\n".join(map(str, range(60))), ["every row"]),
+    ],
+)
+def test_bad_ids_are_named_by_line(run: Run, work: Path, lines: str, parts: list[str]) -> None:
+    Path("ids.txt").write_text(lines)
+    refused(run(*options()), "--forget", *parts)
+
+
+def test_a_repair_that_diverges_leaves_the_old_file(run: Run, work: Path) -> None:
+    Path("out.safetensors").write_bytes(b"the old one")
+    refused(run(*options(lr=1e30)), "diverged")
+    assert Path("out.safetensors").read_bytes() == b"the old one"
+
+
+def start(work: Path, *arguments: object) -> subprocess.Popen[str]:
+    environment = {**os.environ, "TMPDIR": str(work / "tmp")}
+    (work / "tmp").mkdir(exist_ok=True)
+    package = str(Path(fgunlearn.__file__).parents[1])
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")]))
+    return subprocess.Popen(
+        [sys.executable, "-c", "from fgunlearn.cli import main; main()", *map(str, arguments)],
+        cwd=work,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "did not get there in a minute"
+        time.sleep(0.02)
+
+
+def press_ctrl_c(process: subprocess.Popen[str]) -> None:
+    """To the whole group, as a terminal does, and see that nothing is left of it."""
+    os.killpg(process.pid, signal.SIGINT)
+    out, error = process.communicate(timeout=30)
+    assert process.returncode == 130, error
+    assert error == "interrupted\n"
+    assert out == ""
+    deadline = time.monotonic() + 5  # multiprocessing's own resource tracker outlives the parent by a moment
+    while group_lives(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not group_lives(process.pid)
+
+
+def group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_ctrl_c_ends_unlearn_and_leaves_the_old_file(work: Path) -> None:
+    (work / "out.safetensors").write_bytes(b"the old one")
+    process = start(work, *options(epochs=1_000_000))
+    wait_for((work / "made").exists, process)
+    time.sleep(0.3)
+    press_ctrl_c(process)
+    assert (work / "out.safetensors").read_bytes() == b"the old one"
+    assert not list(work.glob(".*"))
+
+
+@pytest.mark.parametrize("delay", [0.05, 4.0], ids=["while workers start", "while workers work"])
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_ctrl_c_ends_the_demo_and_its_workers(work: Path, delay: float, jobs: int) -> None:
+    labels = torch.arange(60) % 2
+    Dataset(torch.rand(60, 1, 8, 8), labels).save(work / "images.safetensors")
+    process = start(
+        work, "demo", "--data", "tensors:images.safetensors", "--epochs", 1_000_000, "--jobs", jobs, "--out", "r.json"
+    )
+    wait_for(lambda: bool(list((work / "tmp").glob("fgunlearn-demo-*/data.safetensors"))), process)
+    time.sleep(delay)
+    press_ctrl_c(process)
+    assert not (work / "r.json").exists()
+    assert not list((work / "tmp").iterdir())
+
+
+def test_demo_prints_the_table_and_writes_the_same_as_json(run: Run, work: Path) -> None:
+    torch.manual_seed(0)
+    Dataset(torch.rand(200, 1, 8, 8), torch.arange(200) % 2).save(work / "images.safetensors")
+    status, out, _ = run(
+        *("demo", "--data", "tensors:images.safetensors", "--epochs", 1, "--jobs", 1, "--seeds", 1),
+        *("--scenario", "random", "--scenario", "class", "--out", "results.json"),
+    )
+    assert status == 0
+    results = json.loads((work / "results.json").read_text())
+    for section in results["summary"]:
+        assert f"{section['scenario']}: best is {section['best']}" in out
+        for row in section["rows"]:
+            assert f"{100 * row['accuracy_test']['mean']:.1f}" in out
+    assert [task["scenario"] for task in results["tasks"]] == ["random", "class"]
