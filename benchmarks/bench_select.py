@@ -80,7 +80,9 @@ def _one_tensor(report: Report, n: int, quick: bool) -> None:
         }
         if share == 0.01:
             peers["torch.topk"] = lambda k=k: torch.topk(x.abs(), k, sorted=False)
-            peers["torch.kthvalue + mask"] = lambda k=k: (x.abs() >= torch.kthvalue(x.abs(), n - k + 1).values).nonzero()
+            peers["torch.kthvalue + mask"] = lambda k=k: (
+                x.abs() >= torch.kthvalue(x.abs(), n - k + 1).values
+            ).nonzero()
         slow = ("torch.topk", "torch.kthvalue + mask")
         ms = report.compare(what, peers, repeats=9, moved_bytes=4.0 * n, slow=slow, slow_repeats=2)
         if share == 0.01 and not quick:
@@ -134,7 +136,9 @@ def _random(report: Report, n: int, quick: bool) -> None:
 def _adversarial(report: Report, n: int, quick: bool) -> None:
     k = n // 100
     x = torch.randn(n, generator=torch.Generator().manual_seed(0))
-    gaussian = report.compare(f"Gaussian, {n:.0e}, k = 1%", {"fgunlearn": lambda: fg.ops.topk_select([x], k)}, repeats=7)
+    gaussian = report.compare(
+        f"Gaussian, {n:.0e}, k = 1%", {"fgunlearn": lambda: fg.ops.topk_select([x], k)}, repeats=7
+    )
     worst = 0.0
     for name, keys in adversarial(n).items():
         ms = report.compare(

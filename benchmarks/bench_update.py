@@ -34,7 +34,7 @@ def run(*, quick: bool = False, threads: int | None = None) -> Report:
         )
         state = sum(t.numel() * t.element_size() for s in sparse.state.values() for t in s.values())
         speedup = ms["grad.mul_(mask) + fused torch SGD"] / ms["fgunlearn"]
-        report.row(f"SGD with momentum, n = {n:.0e}, k = {share:.1%}", "fgunlearn").note = (
-            f"{speedup:.1f} x faster; {state:,} bytes of state, not {4 * n:,}"
-        )
+        report.row(
+            f"SGD with momentum, n = {n:.0e}, k = {share:.1%}", "fgunlearn"
+        ).note = f"{speedup:.1f} x faster; {state:,} bytes of state, not {4 * n:,}"
     return report

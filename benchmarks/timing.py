@@ -78,7 +78,14 @@ class Report:
             table.add_column(title, justify="left" if title in ("what", "who", "note") else "right")
         for row in self.rows:
             rate = "" if row.gigabytes_per_second is None else f"{row.gigabytes_per_second:.1f}"
-            table.add_row(escape(row.what), escape(row.who), f"{row.milliseconds:.3f}", f"{row.spread:.3f}", rate, escape(row.note))
+            table.add_row(
+                escape(row.what),
+                escape(row.who),
+                f"{row.milliseconds:.3f}",
+                f"{row.spread:.3f}",
+                rate,
+                escape(row.note),
+            )
         console.print(table)
         for target in self.targets:
             console.print(str(target), highlight=False)

@@ -65,6 +65,8 @@ def assert_same() -> Callable[[dict[str, Tensor], dict[str, Tensor]], None]:
         for name, was in before.items():
             now = after[name]
             assert was.dtype == now.dtype, name
-            assert was.contiguous().reshape(-1).view(torch.uint8).equal(now.contiguous().reshape(-1).view(torch.uint8)), name
+            assert (
+                was.contiguous().reshape(-1).view(torch.uint8).equal(now.contiguous().reshape(-1).view(torch.uint8))
+            ), name
 
     return check

@@ -160,7 +160,13 @@ class Other(nn.Sequential):
 @pytest.mark.parametrize(
     ("selection", "how", "loader", "error", "words"),
     [
-        (lambda m: fg.Selection([(2,)], [torch.tensor([0])]), fg.Zero(), None, ValueError, r"shape \(4, 1, 3, 3\) in the model"),
+        (
+            lambda m: fg.Selection([(2,)], [torch.tensor([0])]),
+            fg.Zero(),
+            None,
+            ValueError,
+            r"shape \(4, 1, 3, 3\) in the model",
+        ),
         (lambda m: choose(nn.Linear(3, 3)), fg.Zero(), None, ValueError, "another model: parameter 0 is '0.weight'"),
         (lambda m: choose(nn.Sequential(*m, nn.Linear(2, 2))), fg.Zero(), None, ValueError, "'7.weight'"),
         (lambda m: choose(nn.Sequential(*m[:5])), fg.Zero(), None, ValueError, "'5.weight' is not in the selection"),
@@ -171,7 +177,14 @@ class Other(nn.Sequential):
     ],
 )
 def test_bad_input_is_refused_and_the_model_stays(
-    model: nn.Module, selection: Any, how: Any, loader: Any, error: type[Exception], words: str, state_of: Any, assert_same: Any
+    model: nn.Module,
+    selection: Any,
+    how: Any,
+    loader: Any,
+    error: type[Exception],
+    words: str,
+    state_of: Any,
+    assert_same: Any,
 ) -> None:
     chosen = selection(model)
     before = state_of(model)

@@ -23,9 +23,7 @@ struct bf16_t {
   uint16_t bits;
 };
 
-constexpr int64_t item_size(DType dtype) {
-  return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2;
-}
+constexpr int64_t item_size(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2; }
 
 namespace bits {
 
@@ -58,9 +56,7 @@ FGU_HOST_DEVICE float to_f32(f16_t x) {
   return bits::cast<float>(sign | ((exponent + 112u) << 23) | (mantissa << 13));
 }
 
-FGU_HOST_DEVICE float to_f32(bf16_t x) {
-  return bits::cast<float>(static_cast<uint32_t>(x.bits) << 16);
-}
+FGU_HOST_DEVICE float to_f32(bf16_t x) { return bits::cast<float>(static_cast<uint32_t>(x.bits) << 16); }
 
 FGU_HOST_DEVICE float to_f32(float x) { return x; }
 

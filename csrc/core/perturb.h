@@ -1,7 +1,7 @@
 // The perturbations' arithmetic, host and device: theta_i <- keep * theta_i + shift + scale * draw_i.
 //
-// Normals are made by polynomials instead of a library's log and cos: every instruction set and device then rounds alike,
-// and the compiler can work on many lanes at once.
+// Normals are made by polynomials instead of a library's log and cos: every instruction set and device then rounds
+// alike, and the compiler can work on many lanes at once.
 #pragma once
 
 #include <cmath>
@@ -43,8 +43,8 @@ FGU_HOST_DEVICE double log_uniform(uint32_t word) {
   return static_cast<double>(exponent - 32) * 0.6931471805599453 + 2.0 * f * series;
 }
 
-// cos(2 pi word / 2^32): the nearest quarter turn is taken off exactly, in integers, and Taylor series of sine and cosine
-// on [-pi/4, pi/4], to x^17 and x^16, err by less than 2^-50.
+// cos(2 pi word / 2^32): the nearest quarter turn is taken off exactly, in integers, and Taylor series of sine and
+// cosine on [-pi/4, pi/4], to x^17 and x^16, err by less than 2^-50.
 FGU_HOST_DEVICE double cos_turn(uint32_t word) {
   const uint32_t quarter = (word + 0x20000000u) >> 30;
   const int32_t rest = static_cast<int32_t>(word - (quarter << 30));

@@ -26,8 +26,8 @@ struct SgdRule {
         sign(sgd.maximize ? A(-1) : A(1)),
         nesterov(sgd.nesterov) {}
 
-  // The gradient that the step follows, before momentum. Without weight decay the parameter is not looked at, so that an
-  // infinite one gives no NaN.
+  // The gradient that the step follows, before momentum. Without weight decay the parameter is not looked at, so that
+  // an infinite one gives no NaN.
   FGU_HOST_DEVICE A direction(A param, A grad) const {
     return weight_decay != A(0) ? sign * grad + weight_decay * param : sign * grad;
   }

@@ -37,8 +37,8 @@ std::vector<int64_t> count_nonfinite(const Executor& executor, const std::vector
   executor.for_each(static_cast<int64_t>(pieces.size()), [&](int64_t, int64_t p) {
     const Piece& piece = pieces[p];
     const Segment& segment = segments[piece.segment];
-    const int64_t bad = isa().count_nonfinite[static_cast<int>(segment.dtype)](element(segment, piece.begin),
-                                                                               piece.end - piece.begin);
+    const int64_t bad =
+        isa().count_nonfinite[static_cast<int>(segment.dtype)](element(segment, piece.begin), piece.end - piece.begin);
     if (bad > 0) counts[piece.segment].fetch_add(bad, std::memory_order_relaxed);
   });
   return std::vector<int64_t>(counts.begin(), counts.end());

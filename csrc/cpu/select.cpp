@@ -42,7 +42,8 @@ class TopKPass {
         using T = decltype(tag);
         const T* x = static_cast<const T*>(segment.data) + block.start;
         if constexpr (sizeof(T) <= sizeof(Key)) {
-          candidates.append(worker, b, between, words, count, [x](int64_t position) { return key_of<Key>(x[position]); });
+          candidates.append(worker, b, between, words, count,
+                            [x](int64_t position) { return key_of<Key>(x[position]); });
         }
       });
     });
@@ -183,9 +184,8 @@ class TopKPass {
   // with the mask undefined, when `threshold` is not the k-th key.
   bool take_threshold(Key threshold) {
     std::fill(ties_.begin(), ties_.end(), 0);
-    const int64_t above = classify({threshold, threshold + 1}, [&](int64_t, int64_t b, const uint64_t*, int64_t tied) {
-      ties_[b] = tied;
-    });
+    const int64_t above = classify({threshold, threshold + 1},
+                                   [&](int64_t, int64_t b, const uint64_t*, int64_t tied) { ties_[b] = tied; });
     int64_t all_ties = 0;
     for (int64_t ties : ties_) all_ties += ties;
     int64_t wanted = k_ - above;
@@ -284,8 +284,8 @@ class TopKPass {
 }  // namespace
 
 TopK top_k(const Executor& executor, const std::vector<Segment>& segments, int64_t k, bool exhaustive) {
-  const bool has_f64 = std::any_of(segments.begin(), segments.end(),
-                                   [](const Segment& segment) { return segment.dtype == DType::f64; });
+  const bool has_f64 =
+      std::any_of(segments.begin(), segments.end(), [](const Segment& segment) { return segment.dtype == DType::f64; });
   if (has_f64) return TopKPass<uint64_t>(executor, segments, k).run(exhaustive);
   return TopKPass<uint32_t>(executor, segments, k).run(exhaustive);
 }

@@ -1,8 +1,8 @@
 // Exact selection of k coordinates over a list of tensors, on the CPU. Rules and key order: core/select.h.
 //
-// Floor: one read of the keys (4 bytes each for f32). top_k adds, for n keys and k of them selected: a sample of at most
-// 2^18 keys, n/8 bytes of bit mask written and read once, a bracket of about 0.1 to 0.4% of the keys (16 bytes each),
-// and the k indices. random_k reads nothing. No copy of the keys is made and nothing is sorted.
+// Floor: one read of the keys (4 bytes each for f32). top_k adds, for n keys and k of them selected: a sample of at
+// most 2^18 keys, n/8 bytes of bit mask written and read once, a bracket of about 0.1 to 0.4% of the keys (16 bytes
+// each), and the k indices. random_k reads nothing. No copy of the keys is made and nothing is sorted.
 #pragma once
 
 #include <cstdint>
@@ -66,12 +66,14 @@ struct TopK {
   double threshold;  // |value| of the smallest selected key; infinity for k = 0
 };
 
-// The k largest |x|; ties at the border go to the smallest global index. Segments must be contiguous. Throws NotANumber.
-// `exhaustive` skips the sample and finds the threshold by radix histograms, as is done when a sample misleads.
+// The k largest |x|; ties at the border go to the smallest global index. Segments must be contiguous. Throws
+// NotANumber. `exhaustive` skips the sample and finds the threshold by radix histograms, as is done when a sample
+// misleads.
 TopK top_k(const Executor& executor, const std::vector<Segment>& segments, int64_t k, bool exhaustive = false);
 
-// A uniform k-subset: the k largest Philox keys of (seed, global index). With `base` (one list per segment) the subset is
-// drawn from the coordinates outside base, and the mask is the union with it. Only numel and offset of a segment are read.
+// A uniform k-subset: the k largest Philox keys of (seed, global index). With `base` (one list per segment) the subset
+// is drawn from the coordinates outside base, and the mask is the union with it. Only numel and offset of a segment are
+// read.
 SelectionMask random_k(const Executor& executor, const std::vector<Segment>& segments, int64_t k, uint64_t seed,
                        const std::vector<IndexList>* base = nullptr);
 

@@ -83,7 +83,8 @@ class Candidates {
   std::atomic<int64_t> count_{0};
 };
 
-// The need-th largest key (1 = largest), and how many of the keys equal to it are among the first `need`. Reorders keys.
+// The need-th largest key (1 = largest), and how many of the keys equal to it are among the first `need`. Reorders
+// keys.
 template <typename Key>
 inline std::pair<Key, int64_t> nth_largest(std::vector<Key>& keys, int64_t need) {
   const auto nth = keys.begin() + (need - 1);

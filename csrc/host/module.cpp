@@ -20,6 +20,7 @@ PYBIND11_MODULE(_host, m) {
         return info;
       },
       "What this build contains, as a dict.");
-  m.def("simd", [] { return std::string(fgunlearn::cpu::isa().name); },
-        "The instruction set the CPU kernels use on this processor: 'scalar', 'avx2' or 'avx512'.");
+  m.def(
+      "simd", [] { return std::string(fgunlearn::cpu::isa().name); },
+      "The instruction set the CPU kernels use on this processor: 'scalar', 'avx2' or 'avx512'.");
 }

@@ -85,8 +85,7 @@ Tensors randomk_select(const std::vector<int64_t> numels, int64_t k, int64_t see
   }
   check(k >= 0 && k <= free, op, ": k must be in [0, ", free, "], got ", k);
   const Executor executor = torch_executor();
-  const auto mask =
-      cpu::random_k(executor, segments, k, static_cast<uint64_t>(seed), lists.empty() ? nullptr : &lists);
+  const auto mask = cpu::random_k(executor, segments, k, static_cast<uint64_t>(seed), lists.empty() ? nullptr : &lists);
   return indices_from(executor, mask, segments);
 }
 

@@ -25,9 +25,7 @@ Tensor sparse_add(const Tensor theta, const Tensor index, const Tensor delta) {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(fgunlearn, m) {
-  m.def("sparse_add(Tensor theta, Tensor index, Tensor delta) -> Tensor");
-}
+STABLE_TORCH_LIBRARY_FRAGMENT(fgunlearn, m) { m.def("sparse_add(Tensor theta, Tensor index, Tensor delta) -> Tensor"); }
 
 FGU_CPU_KERNELS(m) { m.impl("sparse_add", TORCH_BOX(&sparse_add)); }
 

@@ -113,7 +113,8 @@ std::vector<IndexList> indices_of(const char* op, const Tensors& indices, const 
     lists[t].count = index.numel();
     lists[t].wide = type == ScalarType::Long;
   }
-  // Ascending and in range: the kernels write through these without a further look, and no two workers may share a place.
+  // Ascending and in range: the kernels write through these without a further look, and no two workers may share a
+  // place.
   constexpr int64_t chunk = int64_t{1} << 16;
   struct Piece {
     size_t tensor;
@@ -172,8 +173,7 @@ void check_same_shape(const char* op, const char* a, const Tensor& x, const char
 }
 
 Tensor empty_cpu(int64_t numel, ScalarType dtype) {
-  return torch::stable::empty({numel}, dtype, std::nullopt,
-                              torch::stable::Device(torch::headeronly::DeviceType::CPU));
+  return torch::stable::empty({numel}, dtype, std::nullopt, torch::stable::Device(torch::headeronly::DeviceType::CPU));
 }
 
 }  // namespace fgunlearn::ops

@@ -37,7 +37,8 @@ Executor torch_executor();
 
 DType dtype_of(const char* op, const char* argument, int64_t position, const Tensor& tensor);
 
-// The tensors as segments one after another, each with its strides. Refuses other than CPU tensors of a supported dtype.
+// The tensors as segments one after another, each with its strides. Refuses other than CPU tensors of a supported
+// dtype.
 std::vector<Segment> segments_of(const char* op, const char* argument, const Tensors& tensors);
 
 // The same for tensors that must be contiguous; `copies` keeps contiguous copies of those that are not alive.
@@ -52,9 +53,9 @@ void check_same_shape(const char* op, const char* a, const Tensor& x, const char
 
 Tensor empty_cpu(int64_t numel, torch::headeronly::ScalarType dtype);
 
-// FGU_CPU_KERNELS(m) { m.impl("op", TORCH_BOX(&kernel)); } registers kernels for CPU tensors. The key is the one that also
-// serves calls with empty lists, in which there is no tensor whose device could decide; a library for another device
-// registers its own key, which comes first, and without one the kernels refuse such tensors.
+// FGU_CPU_KERNELS(m) { m.impl("op", TORCH_BOX(&kernel)); } registers kernels for CPU tensors. The key is the one that
+// also serves calls with empty lists, in which there is no tensor whose device could decide; a library for another
+// device registers its own key, which comes first, and without one the kernels refuse such tensors.
 #define FGU_CPU_KERNELS(library) STABLE_TORCH_LIBRARY_IMPL(fgunlearn, CompositeExplicitAutograd, library)
 
 }  // namespace fgunlearn::ops

@@ -32,8 +32,8 @@ void sparse_sgd_(const Tensors param, const Tensors grad, const Tensors indices,
     const DType wanted = params[t].dtype == DType::f64 ? DType::f64 : DType::f32;
     check(buffers[t].dtype == wanted && momentum_buffer[t].is_contiguous(), op, ": momentum_buffer[", t,
           "] must be contiguous ", wanted == DType::f64 ? "float64" : "float32");
-    check(buffers[t].numel == lists[t].count, op, ": momentum_buffer[", t, "] has ", buffers[t].numel,
-          " elements for ", lists[t].count, " indices");
+    check(buffers[t].numel == lists[t].count, op, ": momentum_buffer[", t, "] has ", buffers[t].numel, " elements for ",
+          lists[t].count, " indices");
   }
   cpu::sgd(torch_executor(), params, grads, lists, buffers, first, sgd);
 }
@@ -46,8 +46,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fgunlearn, m) {
       "float lr, float momentum, float dampening, float weight_decay, bool nesterov, bool maximize) -> ()");
 }
 
-FGU_CPU_KERNELS(m) {
-  m.impl("sparse_sgd_", TORCH_BOX(&sparse_sgd_));
-}
+FGU_CPU_KERNELS(m) { m.impl("sparse_sgd_", TORCH_BOX(&sparse_sgd_)); }
 
 }  // namespace fgunlearn::ops

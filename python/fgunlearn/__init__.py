@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fgunlearn import ops
+from fgunlearn import metrics, ops
 from fgunlearn.optim import SparseOptimizer
 from fgunlearn.perturb import Ascent, Gaussian, Reset, Shrink, Zero, perturb_
 from fgunlearn.selection import RandomK, RandomTopK, Selection, TopK, randomk, score, select, topk
@@ -31,6 +31,7 @@ __all__ = [
     "Zero",
     "__version__",
     "build_info",
+    "metrics",
     "ops",
     "perturb_",
     "randomk",

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
 Loader = Iterable[Any]
@@ -43,7 +43,7 @@ def x_and_y(batch: Any) -> tuple[Any, Tensor]:
     if isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[1], Tensor):
         return batch[0], batch[1]
     raise TypeError(
-        f"this needs (x, y) batches with a tensor y, got {type(batch).__name__}; give loss_fn for batches of another form"
+        f"this needs (x, y) batches with a tensor y, got {type(batch).__name__}; give loss_fn for other batches"
     )
 
 
@@ -71,7 +71,7 @@ def checked_loss(loss: object) -> Tensor:
     return loss.reshape(())
 
 
-class evaluation_mode:  # noqa: N801
+class evaluation_mode:
     """Context manager: the model in eval mode, every submodule back in the mode it had afterwards."""
 
     def __init__(self, model: nn.Module) -> None:

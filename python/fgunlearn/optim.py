@@ -55,7 +55,7 @@ class SparseOptimizer(torch.optim.Optimizer):
         super().add_param_group(param_group)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step on the selected coordinates; parameters without a gradient are skipped, as torch does.
 
         Args:
@@ -111,11 +111,10 @@ class SparseOptimizer(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what ``state_dict`` gave; momentum keeps its own precision, whatever the parameters' dtype."""
-        super().load_state_dict(state_dict)
-        saved = state_dict["state"]
+        buffers: dict[Tensor, Tensor] = {}
         ordered = [p for group in self.param_groups for p in group["params"]]
         for position, p in enumerate(ordered):
-            buffer = saved.get(position, {}).get("momentum_buffer")
+            buffer = state_dict["state"].get(position, {}).get("momentum_buffer")
             if buffer is None:
                 continue
             if p not in self._indices or buffer.shape != self._indices[p].shape:
@@ -123,7 +122,10 @@ class SparseOptimizer(torch.optim.Optimizer):
                     f"momentum_buffer of parameter {position} has shape {tuple(buffer.shape)}: "
                     "the state was saved for another selection"
                 )
-            self.state[p]["momentum_buffer"] = buffer.to(device=p.device, copy=True)
+            buffers[p] = buffer.to(device=p.device, copy=True)
+        super().load_state_dict(state_dict)
+        for p, buffer in buffers.items():
+            self.state[p]["momentum_buffer"] = buffer
 
 
 def _indices_by_parameter(optimizer: torch.optim.Optimizer, selection: Selection) -> dict[Tensor, Tensor]:
@@ -131,7 +133,7 @@ def _indices_by_parameter(optimizer: torch.optim.Optimizer, selection: Selection
     check_tensors({str(t): p for t, p in enumerate(params)}, "parameter")
     if len(params) != len(selection.shapes):
         raise ValueError(
-            f"the selection was made for {len(selection.shapes)} tensors, but the optimizer has {len(params)} parameters"
+            f"the selection was made for {len(selection.shapes)} tensors, the optimizer has {len(params)} parameters"
         )
     for position, (p, shape) in enumerate(zip(params, selection.shapes, strict=True)):
         if tuple(p.shape) != shape:

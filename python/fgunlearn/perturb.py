@@ -121,11 +121,7 @@ def perturb_(
             no or an empty loader for Ascent, a layer that Reset does not know. The model is unchanged then.
     """
     parameters = matched_parameters(model, selection)
-    touched = {
-        name: index
-        for name, index in zip(parameters, selection.indices, strict=True)
-        if index.numel() > 0
-    }
+    touched = {name: index for name, index in zip(parameters, selection.indices, strict=True) if index.numel() > 0}
     tensors = [parameters[name].detach() for name in touched]
     indices = list(touched.values())
     offsets = _offsets(parameters, touched)
@@ -163,7 +159,9 @@ def matched_parameters(model: nn.Module, selection: Selection) -> dict[str, nn.P
         raise ValueError(f"the selection was made for another model: {difference}")
     device = next(iter(parameters.values())).device
     if selection.device != device:
-        raise ValueError(f"the selection is on {selection.device} and the model on {device}: use selection.to({device})")
+        raise ValueError(
+            f"the selection is on {selection.device} and the model on {device}: use selection.to({device})"
+        )
     return parameters
 
 

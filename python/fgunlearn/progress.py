@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from rich.console import Console
@@ -32,7 +32,7 @@ def track(items: Iterable[T], description: str, enabled: bool = True) -> Iterato
         yield from items
         return
     with bar() as progress:
-        task = progress.add_task(description, total=len(items) if hasattr(items, "__len__") else None)
+        task = progress.add_task(description, total=len(items) if isinstance(items, Sized) else None)
         for item in items:
             yield item
             progress.advance(task)

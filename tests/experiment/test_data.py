@@ -48,11 +48,11 @@ def test_a_test_set_of_the_datas_own_stays_the_test_set() -> None:
         assert (len(split.train), len(split.heldout)) == (134, 16)
 
 
-def test_a_limit_shortens_the_training_data_alone() -> None:
-    whole, limited = data.split(images(200), 0), data.split(images(200), 0, limit=40)
-    assert len(limited.train) == 40
-    assert numbers(limited.train) < numbers(whole.train)
-    assert numbers(limited.test) == numbers(whole.test)
+def test_a_limit_shortens_all_parts_by_the_same_share() -> None:
+    whole, limited = data.split(images(400), 0), data.split(images(400), 0, limit=140)
+    assert [len(part) for part in (limited.train, limited.heldout, limited.test)] == [140, 20, 40]
+    for part in ("train", "heldout", "test"):
+        assert numbers(getattr(limited, part)) <= numbers(getattr(whole, part))
     with pytest.raises(ValueError, match="limit must be at least the number of classes, 4, got 3"):
         data.split(images(200), 0, limit=3)
 

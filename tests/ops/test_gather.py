@@ -14,7 +14,9 @@ LAYOUTS = {
     "channels last": lambda x: x.to(memory_format=torch.channels_last),
     "transposed": lambda x: x.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0),
     "a slice": lambda x: torch.stack([x, x], dim=-1)[..., 0],
-    "expanded then copied into strides": lambda x: torch.empty_strided(x.shape, (1, 1000, 6, 60), dtype=x.dtype).copy_(x),
+    "expanded then copied into strides": lambda x: torch.empty_strided(x.shape, (1, 1000, 6, 60), dtype=x.dtype).copy_(
+        x
+    ),
 }
 
 

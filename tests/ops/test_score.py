@@ -53,7 +53,12 @@ def test_many_tensors_at_once() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 def test_nonfinite_values_are_counted_per_tensor(dtype: torch.dtype) -> None:
-    tensors = [torch.zeros(5), torch.tensor([1.0, math.nan, math.inf, -math.inf, 0.0]), torch.zeros(0), torch.ones(70_000)]
+    tensors = [
+        torch.zeros(5),
+        torch.tensor([1.0, math.nan, math.inf, -math.inf, 0.0]),
+        torch.zeros(0),
+        torch.ones(70_000),
+    ]
     tensors[3][[0, 69_999]] = math.nan
     tensors = [t.to(dtype) for t in tensors]
     assert ops.count_nonfinite(tensors).equal(count_nonfinite_ref(tensors))

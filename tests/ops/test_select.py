@@ -26,9 +26,9 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 BELOW_F64 = (torch.float32, torch.float16, torch.bfloat16)
 
 # Values on which selections stumble: ties, zeros of both signs, subnormals of each dtype, infinities.
-_VALUES = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, 6e-8, -6e-8, 1e-40, 3e-320, 65504.0, math.inf, -math.inf]) | st.floats(
-    -4, 4, width=16
-)
+_VALUES = st.sampled_from(
+    [0.0, -0.0, 1.0, -1.0, 0.5, 6e-8, -6e-8, 1e-40, 3e-320, 65504.0, math.inf, -math.inf]
+) | st.floats(-4, 4, width=16)
 
 
 @st.composite
@@ -172,8 +172,10 @@ def test_randomk_is_its_specification(numels: list[int], seed: int, data: st.Dat
     base = ops.randomk_select(numels, first, seed)
     assert_equal(base, randomk_select_ref(numels, first, seed))
     more = data.draw(st.integers(0, n - first))
-    assert_equal(ops.randomk_select(numels, more, seed + 1 if seed < 0 else seed - 1, base),
-                 randomk_select_ref(numels, more, seed + 1 if seed < 0 else seed - 1, base))
+    assert_equal(
+        ops.randomk_select(numels, more, seed + 1 if seed < 0 else seed - 1, base),
+        randomk_select_ref(numels, more, seed + 1 if seed < 0 else seed - 1, base),
+    )
 
 
 def test_randomk_of_millions_is_its_specification() -> None:
@@ -189,8 +191,8 @@ def test_randomk_does_not_depend_on_where_tensors_end() -> None:
 
 
 def test_randomk_is_uniform() -> None:
-    # Counts of 400 draws of 100 from 1000: expectation 40, variance 36. Chi-square over 1000 cells (999 free, since each
-    # draw has 100) has mean 1000 * 36 / 40 = 900 and standard deviation about 40.
+    # Counts of 400 draws of 100 from 1000: expectation 40, variance 36. Chi-square over 1000 cells (999 free, since
+    # each draw has 100) has mean 1000 * 36 / 40 = 900 and standard deviation about 40.
     counts = torch.zeros(1000)
     for seed in range(400):
         counts[ops.randomk_select([1000], 100, seed)[0].long()] += 1
@@ -210,7 +212,11 @@ def test_selections_are_the_same_bits_on_any_number_of_threads(threads: Callable
     for count in (1, 2, 8):
         threads(count)
         answers.append(
-            [*ops.topk_select(keys, 4_321)[0], *ops.randomk_select([470_001], 4_321, 5), *ops.topk_select_each(keys, [9, 8])[0]]
+            [
+                *ops.topk_select(keys, 4_321)[0],
+                *ops.randomk_select([470_001], 4_321, 5),
+                *ops.topk_select_each(keys, [9, 8])[0],
+            ]
         )
     assert_equal(answers[1], answers[0])
     assert_equal(answers[2], answers[0])
@@ -233,7 +239,7 @@ for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
     for kind in ("grad", "abs_grad", "fisher"):
         ops.score_accumulate_(s, y, kind, 0.3)
     add(s)
-    ops.sparse_perturb_(y, index, ["normal", "uniform", "normal"], [1.0] * 3, [0.1] * 3, [0.2] * 3, 5, 2, [0, 9, 10**10])
+    ops.sparse_perturb_(y, index, ("normal", "uniform", "normal"), [1.] * 3, [.1] * 3, [0.2] * 3, 5, 2, [0, 9, 10**10])
     add(y)
     add([ops.rms(y), ops.count_nonfinite(y)])
 add(ops.randomk_select([100_003, 77, 65_600], 3_000, 1))
@@ -245,7 +251,11 @@ def test_every_instruction_set_gives_the_same_bits() -> None:
     answers = {}
     for name in ("scalar", "avx2", "avx512"):
         done = subprocess.run(
-            [sys.executable, "-c", _DIGEST], env=os.environ | {"FGUNLEARN_SIMD": name}, capture_output=True, text=True, check=True
+            [sys.executable, "-c", _DIGEST],
+            env=os.environ | {"FGUNLEARN_SIMD": name},
+            capture_output=True,
+            text=True,
+            check=True,
         )
         used, digest = done.stdout.split()
         answers[used] = digest

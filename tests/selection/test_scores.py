@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 import fgunlearn as fg
 
@@ -45,9 +45,7 @@ def test_scores_are_what_their_definitions_say(model: nn.Module, batches: Batche
         torch.testing.assert_close(scores[name].double(), wanted, rtol=1e-4, atol=1e-9)
 
 
-def test_the_model_comes_back_as_it_was(
-    model: nn.Module, batches: Batches, state_of: Any, assert_same: Any
-) -> None:
+def test_the_model_comes_back_as_it_was(model: nn.Module, batches: Batches, state_of: Any, assert_same: Any) -> None:
     model.train()
     model[1].eval()  # a submodule in another mode than the rest
     before = state_of(model)

@@ -42,7 +42,9 @@ def test_tensor_scope_takes_the_share_of_each_and_exactly_k_in_all(sizes: list[i
     k = round(share * n)
     parts = apportion(k, sizes)
     assert sum(parts) == k
-    assert all(0 <= part <= size and abs(part - k * size / max(n, 1)) < 1 for part, size in zip(parts, sizes, strict=True))
+    assert all(
+        0 <= part <= size and abs(part - k * size / max(n, 1)) < 1 for part, size in zip(parts, sizes, strict=True)
+    )
     given_tensors = [torch.randn(size) for size in sizes]
     assert [i.numel() for i in fg.topk(given_tensors, k=k, scope="tensor").indices] == parts
     assert [i.numel() for i in fg.randomk(given_tensors, k=k, scope="tensor").indices] == parts
@@ -83,22 +85,21 @@ def test_random_topk_is_topk_of_its_share_and_random_for_the_rest(scope: Any, sh
 @pytest.mark.parametrize("scope", ["global", "tensor"])
 def test_random_topk_at_the_ends_is_random_k_and_topk(scope: Any) -> None:
     parameters, scores = named()
-    assert fg.RandomTopK(0.3, top_share=1.0, scope=scope).choose(parameters, scores) == fg.TopK(0.3, scope=scope).choose(
-        parameters, scores
-    )
+    assert fg.RandomTopK(0.3, top_share=1.0, scope=scope).choose(parameters, scores) == fg.TopK(
+        0.3, scope=scope
+    ).choose(parameters, scores)
     assert fg.RandomTopK(0.3, top_share=0.0, scope=scope, seed=4).choose(parameters, None) == fg.RandomK(
         0.3, seed=4, scope=scope
     ).choose(parameters, None)
 
 
 def test_every_seeded_choice_is_the_same_on_any_number_of_threads(threads: Callable[[int], None]) -> None:
-    big = [torch.zeros(300_000), torch.zeros(70_001)]
+    big = {"a": torch.zeros(300_000), "b": torch.zeros(70_001)}
     answers = []
     for count in (1, 2, 8):
         threads(count)
-        answers.append(
-            (fg.randomk(big, ratio=0.02, seed=1), fg.RandomTopK(0.02, seed=1).choose(dict(zip("ab", big)), dict(zip("ab", big))))
-        )
+        mixed = fg.RandomTopK(0.02, seed=1).choose(big, big)
+        answers.append((fg.randomk(list(big.values()), ratio=0.02, seed=1), mixed))
     assert answers[0] == answers[1] == answers[2]
 
 
@@ -178,8 +179,6 @@ def test_lists_refuse_bad_sizes(choose: Any, size: dict[str, Any], error: type[E
         ),
     ],
 )
-def test_bad_input_is_refused_by_name_and_value(
-    call: Callable[[], object], error: type[Exception], words: str
-) -> None:
+def test_bad_input_is_refused_by_name_and_value(call: Callable[[], object], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         call()

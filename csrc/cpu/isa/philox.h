@@ -1,5 +1,5 @@
-// Ten rounds of Philox4x32 on sixteen counters side by side: the lanes are independent, and the loops over them are what
-// the compiler turns into vector instructions.
+// Ten rounds of Philox4x32 on sixteen counters side by side: the lanes are independent, and the loops over them are
+// what the compiler turns into vector instructions.
 #pragma once
 
 #include "core/philox.h"

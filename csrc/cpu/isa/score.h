@@ -1,7 +1,8 @@
 // The inner loop of score accumulation: s += w * f(g), f one of g, |g|, g^2.
 //
-// Reads g (4 bytes for f32) and s (4), writes s (4): 12 bytes per element, which is the floor; the arithmetic hides behind
-// it. Each product is rounded before the sum (no fused multiply-add), so every instruction set gives the same bits.
+// Reads g (4 bytes for f32) and s (4), writes s (4): 12 bytes per element, which is the floor; the arithmetic hides
+// behind it. Each product is rounded before the sum (no fused multiply-add), so every instruction set gives the same
+// bits.
 #pragma once
 
 #include <type_traits>

@@ -131,7 +131,8 @@ Classified classify(const void* data, int64_t n, uint64_t low_, uint64_t high_, 
   Key largest = 0;
   int64_t word = 0;
 #if defined(__AVX2__)
-  // A float, half or bfloat16 key is only widened to 64 bits when its list also holds f64: rare enough for the plain loop.
+  // A float, half or bfloat16 key is only widened to 64 bits when its list also holds f64: rare enough for the plain
+  // loop.
   if constexpr ((sizeof(T) == 8) == (sizeof(Key) == 8)) {
     using Keys = std::conditional_t<sizeof(Key) == 8, Keys64, Keys32>;
     auto most = Keys::zero();

@@ -56,7 +56,9 @@ def demo(
     ] = None,
     seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 3,
     epochs: Annotated[int, typer.Option(help="Training epochs of source and retrained models.")] = 30,
-    limit: Annotated[int | None, typer.Option(help="Use at most this many training images.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Use at most this many training images, and as many fewer of the others.")
+    ] = None,
     jobs: Annotated[int, typer.Option(help="Worker processes, 0 for one per core.")] = 0,
     out: Annotated[Path, typer.Option(help="Where to write the results as JSON.")] = Path("demo-results.json"),
 ) -> None:

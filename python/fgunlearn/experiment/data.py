@@ -146,7 +146,7 @@ def split(data: Dataset, seed: int, limit: int | None = None) -> Split:
     Args:
         data: what to split.
         seed: of the split.
-        limit: keep at most this many training samples, stratified; None for all.
+        limit: keep at most this many training samples, stratified, and the same share of the others; None for all.
 
     Raises:
         ValueError: limit below the number of classes.
@@ -165,7 +165,10 @@ def split(data: Dataset, seed: int, limit: int | None = None) -> Split:
     if limit is not None and limit < int(train.sum()):
         if limit < classes:
             raise ValueError(f"limit must be at least the number of classes, {classes}, got {limit}")
-        train = _stratified(everything[train], data.labels, limit / int(train.sum()), generator)
+        share = limit / int(train.sum())
+        train, heldout, test = (
+            _stratified(everything[part], data.labels, share, generator) for part in (train, heldout, test)
+        )
     mean, std = _moments(data.images[train])
     whole = Samples(data.images, data.labels, mean, std)
     return Split(whole.take(train), whole.take(heldout), whole.take(test), classes)
@@ -174,7 +177,7 @@ def split(data: Dataset, seed: int, limit: int | None = None) -> Split:
 def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation per channel, float32 (1, channels, 1, 1); summed in parts, in float64."""
     sums = torch.zeros(2, images.shape[1], dtype=torch.float64)
-    for part in torch.split(images, 4096):  # type: ignore[no-untyped-call]
+    for part in torch.split(images, 4096):
         exact = part.double()
         sums += torch.stack([exact.sum((0, 2, 3)), exact.square().sum((0, 2, 3))])
     mean, square = sums / (images.numel() // images.shape[1])

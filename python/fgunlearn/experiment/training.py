@@ -103,7 +103,7 @@ def train(
                 break
             optimizer.param_groups[0]["lr"] = training.learning_rate((step + 0.5) / total)
             optimizer.zero_grad(set_to_none=True)
-            F.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
+            F.cross_entropy(model(x), y).backward()
             optimizer.step()
             step += 1
         tick()

@@ -88,7 +88,7 @@ def calibrate(
     for batch in itertools.islice(loader, batches + 1):
         start = time.perf_counter()
         model.zero_grad(set_to_none=True)
-        checked_loss((loss_fn or cross_entropy)(model, batch)).backward()  # type: ignore[no-untyped-call]
+        checked_loss((loss_fn or cross_entropy)(model, batch)).backward()
         gradient.append(time.perf_counter() - start)
         for optimizer, times in ((dense, dense_step), (sparse, sparse_step)):
             start = time.perf_counter()

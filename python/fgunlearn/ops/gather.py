@@ -23,7 +23,7 @@ def sparse_gather(tensors: Sequence[Tensor], indices: Sequence[Tensor]) -> list[
     Raises:
         RuntimeError: an index out of range or out of order (tensor, position and value are named), a wrong dtype.
     """
-    return _ops.sparse_gather(list(tensors), list(indices))  # type: ignore[no-any-return]
+    return _ops.sparse_gather(list(tensors), list(indices))
 
 
 def sparse_gather_ref(tensors: Sequence[Tensor], indices: Sequence[Tensor]) -> list[Tensor]:
@@ -45,9 +45,7 @@ def sparse_scatter_(tensors: Sequence[Tensor], indices: Sequence[Tensor], values
     _ops.sparse_scatter_(list(tensors), list(indices), list(values))
 
 
-def sparse_scatter_ref(
-    tensors: Sequence[Tensor], indices: Sequence[Tensor], values: Sequence[Tensor]
-) -> list[Tensor]:
+def sparse_scatter_ref(tensors: Sequence[Tensor], indices: Sequence[Tensor], values: Sequence[Tensor]) -> list[Tensor]:
     """Specification of :func:`sparse_scatter_`: the new tensors, contiguous."""
     return [
         t.reshape(-1).clone().index_copy(0, index.long(), v).reshape(t.shape)

@@ -125,7 +125,7 @@ def rms(tensors: Sequence[Tensor]) -> Tensor:
 
     Summed in float64 in a fixed order: the bits don't depend on the number of threads.
     """
-    return _ops.rms(list(tensors))  # type: ignore[no-any-return]
+    return _ops.rms(list(tensors))
 
 
 def rms_ref(tensors: Sequence[Tensor]) -> Tensor:

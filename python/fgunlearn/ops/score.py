@@ -37,7 +37,7 @@ def score_accumulate_ref(score: Sequence[Tensor], grad: Sequence[Tensor], kind: 
 
 def count_nonfinite(tensors: Sequence[Tensor]) -> Tensor:
     """The number of NaN and infinite elements of each tensor: int64 of shape (len(tensors),). One read."""
-    return _ops.count_nonfinite(list(tensors))  # type: ignore[no-any-return]
+    return _ops.count_nonfinite(list(tensors))
 
 
 def count_nonfinite_ref(tensors: Sequence[Tensor]) -> Tensor:

@@ -97,9 +97,7 @@ def split_global(index: Tensor, numels: Sequence[int]) -> list[Tensor]:
     """Ascending global indices (int64) as one tensor of local flat indices per tensor."""
     ends = torch.tensor([0, *numels], dtype=torch.int64).cumsum(0)
     cuts = torch.searchsorted(index, ends)
-    return [
-        (index[cuts[t] : cuts[t + 1]] - ends[t]).to(index_dtype(numel)) for t, numel in enumerate(numels)
-    ]
+    return [(index[cuts[t] : cuts[t + 1]] - ends[t]).to(index_dtype(numel)) for t, numel in enumerate(numels)]
 
 
 def join_global(indices: Sequence[Tensor], numels: Sequence[int]) -> Tensor:

@@ -27,7 +27,7 @@ def sparse_add(theta: Tensor, index: Tensor, delta: Tensor) -> Tensor:
     Raises:
         RuntimeError: an index out of range or out of order, a delta of another length or dtype.
     """
-    return _ops.sparse_add(theta, index, delta)  # type: ignore[no-any-return]
+    return _ops.sparse_add(theta, index, delta)
 
 
 def sparse_add_ref(theta: Tensor, index: Tensor, delta: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from fgunlearn.selection.choose import select
 from fgunlearn.selection.scores import score
 from fgunlearn.selection.selection import Selection
-from fgunlearn.selection.strategies import RandomK, RandomTopK, ScoreKind, Scope, Strategy, TopK, randomk, topk
+from fgunlearn.selection.strategies import RandomK, RandomTopK, Scope, ScoreKind, Strategy, TopK, randomk, topk
 
 __all__ = [
     "RandomK",

@@ -119,7 +119,9 @@ class Selection:
     def density(self) -> dict[str, float]:
         """Share of each tensor that is selected, by name (by position for a list without names); 0 if it is empty."""
         return {
-            self._names[t] if self._names is not None else str(t): index.numel() / _numel(shape) if _numel(shape) else 0.0
+            self._names[t] if self._names is not None else str(t): index.numel() / _numel(shape)
+            if _numel(shape)
+            else 0.0
             for t, (index, shape) in enumerate(zip(self._indices, self._shapes, strict=True))
         }
 

@@ -61,7 +61,7 @@ def resolve_k(n: int, k: int | None, ratio: float | None) -> int:
 
 
 def apportion(k: int, numels: Sequence[int]) -> list[int]:
-    """Splits k over tensors in proportion to their sizes; exactly k in all, by largest remainder, first tensor first."""
+    """Splits k over tensors in proportion to their sizes; exactly k, by largest remainder, first tensor first."""
     n = sum(numels)
     if n == 0:
         return [0] * len(numels)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fgunlearn.batches import Loader, LossFunction, batch_size, checked_loss, cross_entropy, x_and_y
@@ -21,7 +21,6 @@ from fgunlearn.unlearning.neighbours import neighbour_votes
 from fgunlearn.unlearning.repair import Repair
 from fgunlearn.unlearning.stopping import StopRule
 
-
 _SUPPORT_SLACK = 0.02  # a likelihood this little above the neighbours' support is not pushed further
 
 _VOTE_SMOOTHING = 0.02
@@ -31,9 +30,9 @@ _VOTE_SMOOTHING = 0.02
 class RepairRecord:
     """What a repair did.
 
-    ``history`` has one dict per epoch: epoch, retain_loss and forget_loss (means over its steps, the latter None without
-    a forget term), learning_rate (of its last step). ``forget_steps`` counts the steps with a forget term, ``samples``
-    what went forward and backward.
+    ``history`` has one dict per epoch: epoch, retain_loss and forget_loss (means over its steps, the latter None
+    without a forget term), learning_rate (of its last step). ``forget_steps`` counts the steps with a forget term,
+    ``samples`` what went forward and backward.
     """
 
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -91,7 +90,7 @@ def repair_(
                     f"or weight ({repair.weight})"
                 )
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
 
             record.steps += 1
@@ -133,7 +132,7 @@ def count_batches(loader: Loader) -> int:
         raise TypeError(
             f"retain_loader must be an iterable that can be read again, like a list or a DataLoader, got {loader!r}"
         )
-    count = len(loader) if hasattr(loader, "__len__") else sum(1 for _ in loader)
+    count = len(loader) if isinstance(loader, Sized) else sum(1 for _ in loader)
     if count == 0:
         raise ValueError("retain_loader is empty: there is no data to repair on")
     return count
@@ -189,9 +188,9 @@ class ForgetTerm:
         guided = repair.guided and repair.forget == "unlikelihood"
         if guided or repair.forget == "neighbour" or (repair.stop and heldout_loader is not None):
             classes = _class_count(model, pairs[0][0])
-            votes, labels = neighbour_votes(
-                model, retain_loader, classes, repair.neighbours, repair.neighbour_layer
-            )(pairs)
+            votes, labels = neighbour_votes(model, retain_loader, classes, repair.neighbours, repair.neighbour_layer)(
+                pairs
+            )
             expected = float((votes.argmax(1) == labels).float().mean())
             self._votes = votes
         self._guided = guided

@@ -1,8 +1,8 @@
 """What the remaining data alone says about a sample: the labels of its nearest neighbours.
 
-A model that memorised a sample has moved the sample's penultimate features to where its label is, wrong labels included,
-so neighbours are looked for in an early layer, where features still follow the input: by default the first convolution
-or linear layer, the one that a label reaches last.
+A model that memorised a sample has moved the sample's penultimate features to where its label is, wrong labels
+included, so neighbours are looked for in an early layer, where features still follow the input: by default the first
+convolution or linear layer, the one that a label reaches last.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
 from fgunlearn.batches import Loader, device_of, evaluation_mode, x_and_y
@@ -63,7 +63,7 @@ def features(model: nn.Module, loader: Loader, layer: str) -> tuple[Tensor, Tens
     return torch.cat(taken), torch.cat(labels)
 
 
-class _Reached(Exception):  # noqa: N818
+class _Reached(Exception):
     """The layer whose features are wanted has run: the rest of the model need not."""
 
 

@@ -20,15 +20,15 @@ class Repair:
         momentum: of SGD.
         nesterov: of SGD; only with momentum.
         weight_decay: of SGD, on the selected coordinates only.
-        schedule: how lr changes over the steps: "constant"; "linear" to 0; "cosine" to 0; "onecycle", a linear rise over
-            the first ``warmup`` of the steps and a linear fall to 0 after it.
+        schedule: how lr changes over the steps: "constant"; "linear" to 0; "cosine" to 0; "onecycle", a linear rise
+            over the first ``warmup`` of the steps and a linear fall to 0 after it.
         warmup: share of the steps, in [0, 1); "onecycle" only.
         update: "selection" moves the selected coordinates alone; "all" every parameter that requires grad.
         batch_norm: "train" keeps updating the running statistics on the remaining data; "eval" freezes them.
         forget: a term on the forget data beside the retain loss, on logits z and labels y:
             "none"; "ascent", minus the loss; "unlikelihood", -log(1 - p_y), which is bounded where ascent is not;
-            "random_label", cross entropy to a class drawn at random among the others; "neighbour", cross entropy to what
-            the remaining data says about the sample: the vote of its nearest neighbours (see
+            "random_label", cross entropy to a class drawn at random among the others; "neighbour", cross entropy to
+            what the remaining data says about the sample: the vote of its nearest neighbours (see
             :mod:`fgunlearn.unlearning.neighbours`).
         weight: of the forget term, > 0.
         forget_share: the term acts for at most this first share of the steps, in [0, 1].

@@ -1,10 +1,10 @@
 """When enough is forgotten, told without a retrained model.
 
-A model retrained without the forget data meets it as data it never saw. So forgetting has gone far enough when the model
-treats the forget data like held-out data: its mean loss there is at least the held-out mean loss. Where the forget data
-is not like the held-out data (a whole class, wrong labels), the remaining data says what to expect: if its neighbours
-vote for another label than the sample's own, a retrained model is expected to be wrong on the sample too, and forgetting
-goes on until the model is right on no more of the forget samples than the votes are.
+A model retrained without the forget data meets it as data it never saw. So forgetting has gone far enough when the
+model treats the forget data like held-out data: its mean loss there is at least the held-out mean loss. Where the
+forget data is not like the held-out data (a whole class, wrong labels), the remaining data says what to expect: if
+its neighbours vote for another label than the sample's own, a retrained model is expected to be wrong on the sample
+too, and forgetting goes on until the model is right on no more of the forget samples than the votes are.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from fgunlearn.batches import Loader
 from fgunlearn.metrics.accuracy import logits_and_labels
@@ -24,8 +24,8 @@ class StopRule:
 
     Args:
         heldout: labelled data that no model was trained on.
-        expected_accuracy: the share of forget samples whose own label the remaining data votes for; None when not known,
-            and then the mean loss alone decides.
+        expected_accuracy: the share of forget samples whose own label the remaining data votes for; None when not
+            known, and then the mean loss alone decides.
     """
 
     heldout: Loader

@@ -1,0 +1,6 @@
+"""The compiled module without tensors (csrc/host/module.cpp)."""
+
+from typing import Any
+
+def build_info() -> dict[str, Any]: ...
+def simd() -> str: ...
