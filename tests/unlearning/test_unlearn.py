@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fgunlearn as fg
-from fgunlearn.unlearning.neighbours import early_layer, neighbour_votes
+from fgunlearn.unlearning.neighbours import early_layer, features, neighbour_votes
 from fgunlearn.unlearning.stopping import StopRule
 
 Batches = list[tuple[Tensor, Tensor]]
@@ -159,6 +159,15 @@ def test_neighbours_vote_for_what_the_remaining_data_says(forgotten_class: Any) 
     assert not votes[:, 2].any()  # no remaining sample has the label
     votes, labels = vote([(x[y != 2], y[y != 2]) for x, y in heldout])
     assert float((votes.argmax(1) == labels).float().mean()) > 0.95
+
+
+def test_features_of_large_pictures_are_pooled() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.Flatten(), nn.LazyLinear(4))
+    x = torch.randn(5, 3, 40, 40)
+    model(x)
+    taken, labels = features(model, [(x, torch.arange(5))], "0")
+    assert taken.shape == (5, 16 * 16 * 16)
+    assert labels.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_the_early_layer_is_the_first_that_multiplies() -> None:

@@ -7,6 +7,7 @@ convolution or linear layer, the one that a label reaches last.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from fgunlearn.batches import Loader, device_of, evaluation_mode, x_and_y
 
+_FEATURES = 4096  # per sample at most: pictures' features are averaged over squares until they fit
 _TEMPERATURE = 0.05  # of the votes' weights, in units of cosine similarity
 
 
@@ -42,7 +44,7 @@ def features(model: nn.Module, loader: Loader, layer: str) -> tuple[Tensor, Tens
     taken: list[Tensor] = []
 
     def take(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        taken.append(F.normalize(output.detach().float().flatten(1), dim=1))
+        taken.append(F.normalize(_pooled(output.detach().float()).flatten(1), dim=1))
         raise _Reached
 
     device = device_of(model)
@@ -63,6 +65,13 @@ def features(model: nn.Module, loader: Loader, layer: str) -> tuple[Tensor, Tens
     return torch.cat(taken), torch.cat(labels)
 
 
+def _pooled(output: Tensor) -> Tensor:
+    if output.dim() == 4 and output[0].numel() > _FEATURES:
+        side = max(1, math.isqrt(_FEATURES // output.shape[1]))
+        return F.adaptive_avg_pool2d(output, (min(side, output.shape[2]), min(side, output.shape[3])))
+    return output
+
+
 class _Reached(Exception):
     """The layer whose features are wanted has run: the rest of the model need not."""
 
@@ -73,7 +82,8 @@ def neighbour_votes(
     """A function from a loader to the votes on its samples, float32 (samples, classes) with rows of sum 1, and labels.
 
     The ``neighbours`` most similar remaining samples (cosine, at the output of ``layer``) vote for their labels with
-    weights softmax(similarity / 0.05). Memory: the features of all remaining samples.
+    weights softmax(similarity / 0.05). Memory: the features of all remaining
+    samples, at most 4,096 floats each for pictures.
 
     Raises:
         ValueError: no module of that name.
