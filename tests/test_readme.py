@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fgunlearn.experiment.table import table
+from fgunlearn.experiment.table import WIDTH, table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -33,7 +33,7 @@ def test_the_example_runs_as_written(tmp_path: Path) -> None:
 
 def test_the_table_is_the_committed_result() -> None:
     results = json.loads((ROOT / "docs" / "results" / "demo-digits.json").read_text())
-    console = Console(width=, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=WIDTH, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(table(_with_nan(results)))
     shown = [line.rstrip() for line in console.export_text().splitlines() if line.strip()]
     printed = [line.rstrip() for line in blocks("text")[0].splitlines() if line.strip()]
