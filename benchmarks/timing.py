@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
-import platform
 import statistics
 import subprocess
 import time
@@ -19,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-import fgunlearn as fg
+from fgunlearn import machine
 from fgunlearn.files import replacing
 
 
@@ -137,30 +135,15 @@ def start(name: str, threads: int | None) -> Report:
     """An empty report; sets the number of threads, and measures a copy for scale."""
     if threads is not None:
         torch.set_num_threads(threads)
-    report = Report(name, torch.get_num_threads(), machine=describe_machine())
+    report = Report(name, torch.get_num_threads(), machine=_machine())
     return report
 
 
-def describe_machine() -> dict[str, Any]:
-    processor = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        processor = names[0] if names else processor
+def _machine() -> dict[str, Any]:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path.cwd(), check=False
     ).stdout.strip()
-    return {
-        "processor": processor,
-        "cores": os.cpu_count(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "simd": fg.build_info()["simd"],
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "fgunlearn": fg.__version__,
-        "commit": commit or None,
-        "date": datetime.date.today().isoformat(),
-    }
+    return {**machine.describe(), "commit": commit or None, "date": datetime.date.today().isoformat()}
 
 
 def add_copy(report: Report, n: int) -> float:

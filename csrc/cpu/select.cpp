@@ -130,7 +130,7 @@ class TopKPass {
 
   // One key from each of m equal strata, at a place drawn by Philox, so that no stride in the data can line up with it.
   Bracket<Key> sampled_bracket() {
-    const int64_t m = std::clamp(n_ / 256, int64_t{1} << 13, int64_t{1} << 18);
+    const int64_t m = std::clamp(n_ / 128, int64_t{1} << 13, int64_t{1} << 18);
     std::vector<Key> sample(static_cast<size_t>(m));
     constexpr int64_t chunk = 4096;
     executor_.for_each((m + chunk - 1) / chunk, [&](int64_t, int64_t c) {

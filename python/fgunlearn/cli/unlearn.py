@@ -43,16 +43,22 @@ def unlearn_command(
     ] = None,
     strategy: Annotated[str, typer.Option(help="topk, randomk or random_topk.")] = "topk",
     score: Annotated[str, typer.Option(help="grad, abs_grad, fisher, saliency or fisher_ratio.")] = "fisher_ratio",
-    ratio: Annotated[float, typer.Option(help="Share of the coordinates that may change.")] = 0.5,
+    ratio: Annotated[float, typer.Option(help="Share of the coordinates that may change.")] = 0.7,
     perturb: Annotated[str, typer.Option(help="none, gaussian, shrink, reset or zero.")] = "shrink",
-    size: Annotated[float, typer.Option(help="std of gaussian (in rms of the tensor), factor of shrink.")] = 0.4,
+    size: Annotated[float, typer.Option(help="std of gaussian (in rms of the tensor), factor of shrink.")] = 0.5,
     epochs: Annotated[float, typer.Option(help="Passes of the repair over the remaining data.")] = 2.0,
     lr: Annotated[float, typer.Option(help="Largest learning rate of the repair.")] = 0.05,
     batch: Annotated[int, typer.Option(min=1, help="Samples per step.")] = 32,
     forget_term: Annotated[
         str, typer.Option(help="none, ascent, unlikelihood, random_label or neighbour.")
-    ] = "unlikelihood",
+    ] = "neighbour",
     weight: Annotated[float, typer.Option(help="Weight of the forget term.")] = 0.2,
+    neighbour_layer: Annotated[
+        str | None,
+        typer.Option(
+            help="Early module of the model in whose output neighbours are found; the first layer by default."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the selection, the noise and the order of the data.")] = 0,
 ) -> None:
     """Forget some rows of the training data, in a model of your own.
@@ -78,7 +84,16 @@ def unlearn_command(
         Batches(x[rest], y[rest], batch, seed=seed, drop_last=True),
         strategy=_strategy(strategy, ratio, score, seed),
         perturb=_PERTURBATIONS[perturb](size, seed),
-        repair=Repair(epochs=epochs, lr=lr, forget=forget_term, weight=weight, seed=seed),  # type: ignore[arg-type]
+        repair=Repair(
+            epochs=epochs,
+            lr=lr,
+            forget=forget_term,  # type: ignore[arg-type]
+            weight=weight,
+            forget_batch=max(1, batch // 8),
+            forget_share=0.5,
+            neighbour_layer=neighbour_layer,
+            seed=seed,
+        ),
         heldout_loader=held,
         progress=True,
     )

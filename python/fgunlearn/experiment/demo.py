@@ -6,7 +6,6 @@ import json
 import math
 import multiprocessing
 import os
-import platform
 import signal
 import statistics
 import tempfile
@@ -21,7 +20,7 @@ from typing import Any
 
 import torch
 
-from fgunlearn import ops
+from fgunlearn import machine, ops
 from fgunlearn.experiment import data, scenarios, trial
 from fgunlearn.experiment.recipes import recipes
 from fgunlearn.experiment.training import Training
@@ -78,7 +77,7 @@ def run(demo: Demo, progress: bool = True) -> dict[str, Any]:
     results.sort(key=lambda r: (demo.scenarios.index(r["scenario"]), r["seed"]))
     return {
         "fgunlearn": ops.BUILD_INFO["version"],
-        "machine": describe_machine(jobs),
+        "machine": {**machine.describe(), "processes": jobs},
         "configuration": {**asdict(demo), "recipes": {r.name: repr(r) for r in recipes(0)}},
         "seconds": time.perf_counter() - start,
         "tasks": results,
@@ -174,23 +173,6 @@ def mean_and_deviation(values: Sequence[float]) -> dict[str, float]:
         "mean": statistics.fmean(defined) if defined else math.nan,
         "std": statistics.stdev(defined) if len(defined) > 1 else math.nan,
         "seeds": len(defined),
-    }
-
-
-def describe_machine(jobs: int) -> dict[str, Any]:
-    """Processor, cores, versions: what a figure needs beside it."""
-    processor = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        processor = names[0] if names else processor
-    return {
-        "processor": processor,
-        "cores": os.cpu_count(),
-        "processes": jobs,
-        "simd": ops.BUILD_INFO["simd"],
-        "torch": torch.__version__,
-        "python": platform.python_version(),
     }
 
 

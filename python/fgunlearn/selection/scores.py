@@ -48,7 +48,8 @@ def score(
     ============== =====================================================================
 
     The model is in eval mode meanwhile (batch-norm statistics stay put) and comes back as it was; ``.grad`` is not
-    touched. Memory: one float32 (float64 for float64 parameters) per coordinate, besides autograd's gradients.
+    touched. Memory: one float32 (float64 for float64 parameters) per coordinate, two for
+    ``fisher_ratio``, besides autograd's gradients.
 
     Args:
         model: parameters that require grad are scored.
