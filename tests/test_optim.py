@@ -96,7 +96,7 @@ def test_schedulers_closures_and_zero_grad_work() -> None:
 
     losses = []
     for _ in range(9):
-        losses.append(float(optimizer.step(closure)))
+        losses.append(optimizer.step(closure).item())
         scheduler.step()
     assert losses[-1] < losses[0]
     optimizer.zero_grad()
