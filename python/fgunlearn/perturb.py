@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from fgunlearn import ops
-from fgunlearn.batches import Loader, LossFunction, batch_size, checked_loss, cross_entropy, evaluation_mode
+from fgunlearn.batches import Loader, LossFunction, cross_entropy, evaluation_mode
 from fgunlearn.initial import Initial, initial_distribution
 from fgunlearn.ops.perturb import GAUSSIAN_STREAM, RESET_STREAM
 from fgunlearn.parameters import first_difference, trainable
+from fgunlearn.selection.scores import accumulate
 from fgunlearn.selection.selection import Selection
 from fgunlearn.selection.strategies import _check_seed
 
@@ -212,25 +212,11 @@ def _mean_gradients(
 ) -> dict[str, Tensor]:
     if loader is None:
         raise ValueError("Ascent needs loader, the data to forget")
-    loss_fn = cross_entropy if loss_fn is None else loss_fn
-    sums = {name: torch.zeros_like(p, memory_format=torch.contiguous_format) for name, p in parameters.items()}
-    seen = 0
     with evaluation_mode(model):
-        for batch in loader:
-            size = batch_size(batch)
-            if size == 0:
-                continue
-            with torch.enable_grad():
-                loss = checked_loss(loss_fn(model, batch))
-                gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-            for total, gradient in zip(sums.values(), gradients, strict=True):
-                if gradient is not None:
-                    total.add_(gradient, alpha=size)
-            seen += size
-    if seen == 0:
-        raise ValueError("loader is empty: there is no data to ascend on")
-    for name, total in sums.items():
-        total.div_(seen)
-        if not bool(total.isfinite().all()):
-            raise ValueError(f"the gradient of {name!r} holds NaN or infinity: the model is unchanged")
-    return sums
+        means = accumulate(model, parameters, loader, loss_fn or cross_entropy, "grad", "loader", False)
+    bad = ops.count_nonfinite(list(means.values())).tolist()
+    for (name, mean), count in zip(means.items(), bad, strict=True):
+        if count:
+            raise ValueError(f"the gradient of {name!r} has {count} NaN or infinite values: the model is unchanged")
+        means[name] = mean.to(parameters[name].dtype)
+    return means

@@ -74,10 +74,10 @@ def score(
     parameters = trainable(model)
     loss_fn = cross_entropy if loss_fn is None else loss_fn
     with evaluation_mode(model):
-        scores = _accumulate(model, parameters, loader, loss_fn, _ACCUMULATED[kind], "loader", progress)
+        scores = accumulate(model, parameters, loader, loss_fn, _ACCUMULATED[kind], "loader", progress)
         if kind == "fisher_ratio":
             assert retain_loader is not None
-            retain = _accumulate(model, parameters, retain_loader, loss_fn, "fisher", "retain_loader", progress)
+            retain = accumulate(model, parameters, retain_loader, loss_fn, "fisher", "retain_loader", progress)
             n = sum(t.numel() for t in retain.values())
             eps = FISHER_RATIO_DAMPING * sum(float(t.sum(dtype=torch.float64)) for t in retain.values()) / max(n, 1)
             eps = max(eps, float(torch.finfo(torch.float32).tiny))
@@ -93,7 +93,7 @@ def score(
     return scores
 
 
-def _accumulate(
+def accumulate(
     model: nn.Module,
     parameters: dict[str, nn.Parameter],
     loader: Loader,
@@ -102,6 +102,7 @@ def _accumulate(
     argument: str,
     progress: bool,
 ) -> dict[str, Tensor]:
+    """The weighted mean over batches of g, abs(g) or g^2, by parameter; ``argument`` is the loader's name in errors."""
     scores = {
         name: torch.zeros(p.shape, dtype=torch.float64 if p.dtype == torch.float64 else torch.float32, device=p.device)
         for name, p in parameters.items()
@@ -118,7 +119,7 @@ def _accumulate(
         ops.score_accumulate_([s for s, _ in reached], [g for _, g in reached], kind, float(size))
         seen += size
     if seen == 0:
-        raise ValueError(f"{argument} is empty: there is no data to score on")
+        raise ValueError(f"{argument} is empty: there is no data to take gradients on")
     for accumulated in scores.values():
         accumulated.div_(seen)
     return scores
