@@ -1,6 +1,7 @@
 #include "cpu/gather.h"
 
 #include "cpu/blocks.h"
+#include "cpu/coordinates.h"
 
 namespace fgunlearn::cpu {
 
@@ -19,8 +20,10 @@ void for_each_pair(const Executor& executor, const std::vector<Segment>& segment
       using T = decltype(tag);
       T* x = static_cast<T*>(segment.data);
       T* v = static_cast<T*>(values[piece.segment].data);
-      LayoutCursor place(segment.layout);
-      for (int64_t j = piece.begin; j < piece.end; ++j) move(x[place.at(index[j])], v[j]);
+      with_places(index, segment.layout.ndim == 0, [&](const auto* at, auto place_tag) {
+        typename decltype(place_tag)::type place(segment.layout);
+        for (int64_t j = piece.begin; j < piece.end; ++j) move(x[place.at(at[j])], v[j]);
+      });
     });
   });
 }

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "cpu/blocks.h"
+#include "cpu/coordinates.h"
 #include "cpu/isa/table.h"
 
 namespace fgunlearn::cpu {
@@ -20,6 +21,38 @@ T from_double(double x) {
   return Convert<T>::store(static_cast<typename Convert<T>::accumulate_t>(x));
 }
 
+// The draws are made tile by tile, so that they stay in the first-level cache until they are used.
+template <typename T, typename Place, typename Index>
+void perturb_piece(const Segment& segment, const Index* index, int64_t count, const Perturbation& how, uint64_t seed,
+                   Stream stream) {
+  T* x = static_cast<T*>(segment.data);
+  Place place(segment.layout);
+  if (how.draw == Draw::none && how.keep == 0.0) {  // a constant: nothing is read
+    const T constant = from_double<T>(perturbed(how, 0.0, 0.0));
+    for (int64_t j = 0; j < count; ++j) x[place.at(index[j])] = constant;
+    return;
+  }
+  constexpr int64_t tile = 512;
+  int64_t chosen[tile];
+  double drawn[tile] = {};
+  for (int64_t begin = 0; begin < count; begin += tile) {
+    const int64_t here = std::min(tile, count - begin);
+    const Index* at = index + begin;
+    if (how.draw != Draw::none) {
+      std::copy_n(at, here, chosen);
+      isa().draw(how.draw, seed, static_cast<uint32_t>(stream), segment.offset, chosen, here, drawn);
+    }
+    if (how.keep == 0.0) {
+      for (int64_t j = 0; j < here; ++j) x[place.at(at[j])] = from_double<T>(perturbed(how, 0.0, drawn[j]));
+    } else {
+      for (int64_t j = 0; j < here; ++j) {
+        T& coordinate = x[place.at(at[j])];
+        coordinate = from_double<T>(perturbed(how, as_double(coordinate), drawn[j]));
+      }
+    }
+  }
+}
+
 }  // namespace
 
 void perturb(const Executor& executor, const std::vector<Segment>& segments, const std::vector<IndexList>& indices,
@@ -28,26 +61,13 @@ void perturb(const Executor& executor, const std::vector<Segment>& segments, con
   executor.for_each(static_cast<int64_t>(pieces.size()), [&](int64_t, int64_t p) {
     const Piece& piece = pieces[p];
     const Segment& segment = segments[piece.segment];
-    const IndexList& index = indices[piece.segment];
-    const Perturbation& one = how[piece.segment];
     dispatch(segment.dtype, [&](auto tag) {
       using T = decltype(tag);
-      T* x = static_cast<T*>(segment.data);
-      LayoutCursor place(segment.layout);
-      constexpr int64_t tile = 512;
-      int64_t chosen[tile];
-      double drawn[tile] = {};
-      for (int64_t begin = piece.begin; begin < piece.end; begin += tile) {
-        const int64_t count = std::min(tile, piece.end - begin);
-        for (int64_t j = 0; j < count; ++j) chosen[j] = index[begin + j];
-        if (one.draw != Draw::none) {
-          isa().draw(one.draw, seed, static_cast<uint32_t>(stream), segment.offset, chosen, count, drawn);
-        }
-        for (int64_t j = 0; j < count; ++j) {
-          T& coordinate = x[place.at(chosen[j])];
-          coordinate = from_double<T>(perturbed(one, as_double(coordinate), drawn[j]));
-        }
-      }
+      with_places(indices[piece.segment], segment.layout.ndim == 0, [&](const auto* index, auto place_tag) {
+        using Place = typename decltype(place_tag)::type;
+        perturb_piece<T, Place>(segment, index + piece.begin, piece.end - piece.begin, how[piece.segment], seed,
+                                stream);
+      });
     });
   });
 }
@@ -59,19 +79,21 @@ void ascend(const Executor& executor, const std::vector<Segment>& segments, cons
     const Piece& piece = pieces[p];
     const Segment& segment = segments[piece.segment];
     const Segment& grad = grads[piece.segment];
-    const IndexList& index = indices[piece.segment];
+    const bool contiguous = segment.layout.ndim == 0 && grad.layout.ndim == 0;
     dispatch(segment.dtype, [&](auto tag) {
       using T = decltype(tag);
       using A = typename Convert<T>::accumulate_t;
       T* x = static_cast<T*>(segment.data);
       const T* g = static_cast<const T*>(grad.data);
-      LayoutCursor place(segment.layout);
-      LayoutCursor of_grad(grad.layout);
-      for (int64_t j = piece.begin; j < piece.end; ++j) {
-        T& coordinate = x[place.at(index[j])];
-        const A step = static_cast<A>(rate) * Convert<T>::load(g[of_grad.at(index[j])]);
-        coordinate = Convert<T>::store(Convert<T>::load(coordinate) + step);
-      }
+      with_places(indices[piece.segment], contiguous, [&](const auto* index, auto place_tag) {
+        typename decltype(place_tag)::type place(segment.layout);
+        typename decltype(place_tag)::type of_grad(grad.layout);
+        for (int64_t j = piece.begin; j < piece.end; ++j) {
+          T& coordinate = x[place.at(index[j])];
+          const A step = static_cast<A>(rate) * Convert<T>::load(g[of_grad.at(index[j])]);
+          coordinate = Convert<T>::store(Convert<T>::load(coordinate) + step);
+        }
+      });
     });
   });
 }

@@ -1,16 +1,11 @@
 #include "cpu/update.h"
 
 #include "cpu/blocks.h"
+#include "cpu/coordinates.h"
 
 namespace fgunlearn::cpu {
 
 namespace {
-
-// Contiguous parameters and gradients: the index is the place.
-struct Direct {
-  explicit Direct(const Layout&) {}
-  int64_t at(int64_t index) const { return index; }
-};
 
 template <typename T, typename Place, typename Index>
 void sgd_piece(const SgdRule<typename Convert<T>::accumulate_t>& rule, const Segment& param, const Segment& grad,
@@ -43,7 +38,6 @@ void sgd(const Executor& executor, const std::vector<Segment>& params, const std
     const Piece& piece = pieces[p];
     const Segment& param = params[piece.segment];
     const Segment& grad = grads[piece.segment];
-    const IndexList& index = indices[piece.segment];
     const int64_t count = piece.end - piece.begin;
     const bool is_first = first[piece.segment] != 0;
     const bool contiguous = param.layout.ndim == 0 && grad.layout.ndim == 0;
@@ -52,18 +46,10 @@ void sgd(const Executor& executor, const std::vector<Segment>& params, const std
       using A = typename Convert<T>::accumulate_t;
       const SgdRule<A> rule(sgd);
       A* buffer = buffers.empty() ? nullptr : static_cast<A*>(buffers[piece.segment].data) + piece.begin;
-      const auto run = [&](const auto* at) {
-        if (contiguous) {
-          sgd_piece<T, Direct>(rule, param, grad, at + piece.begin, count, buffer, is_first);
-        } else {
-          sgd_piece<T, LayoutCursor>(rule, param, grad, at + piece.begin, count, buffer, is_first);
-        }
-      };
-      if (index.wide) {
-        run(static_cast<const int64_t*>(index.data));
-      } else {
-        run(static_cast<const int32_t*>(index.data));
-      }
+      with_places(indices[piece.segment], contiguous, [&](const auto* index, auto place_tag) {
+        using Place = typename decltype(place_tag)::type;
+        sgd_piece<T, Place>(rule, param, grad, index + piece.begin, count, buffer, is_first);
+      });
     });
   });
 }

@@ -23,7 +23,7 @@ Tensors sparse_gather(const Tensors tensors, const Tensors indices) {
 void sparse_scatter_(const Tensors tensors, const Tensors indices, const Tensors values) {
   const char* op = "sparse_scatter_";
   check_same_length(op, "tensors", tensors.size(), "values", values.size());
-  const auto segments = segments_of(op, "tensors", tensors);
+  const auto segments = writable_segments_of(op, "tensors", tensors);
   const auto lists = indices_of(op, indices, segments);
   Tensors copies;
   const auto sources = contiguous_segments_of(op, "values", values, copies);

@@ -1,7 +1,9 @@
 // torch.ops.fgunlearn.{sparse_perturb_, sparse_ascent_, rms}
 #include "cpu/perturb.h"
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "ops/tensors.h"
 
@@ -23,7 +25,7 @@ void sparse_perturb_(const Tensors theta, const Tensors indices, const std::vect
                      const std::vector<double> keep, const std::vector<double> shift, const std::vector<double> scale,
                      int64_t seed, int64_t stream, const std::vector<int64_t> offsets) {
   const char* op = "sparse_perturb_";
-  auto segments = segments_of(op, "theta", theta);
+  auto segments = writable_segments_of(op, "theta", theta);
   const auto lists = indices_of(op, indices, segments);
   check_same_length(op, "theta", theta.size(), "draw", draw.size());
   check_same_length(op, "theta", theta.size(), "keep", keep.size());
@@ -38,6 +40,8 @@ void sparse_perturb_(const Tensors theta, const Tensors indices, const std::vect
           ": keep, shift and scale must be finite, got ", keep[t], ", ", shift[t], ", ", scale[t], " for theta[", t,
           "]");
     check(offsets[t] >= 0, op, ": offsets[", t, "] must be >= 0, got ", offsets[t]);
+    check(offsets[t] <= std::numeric_limits<int64_t>::max() - segments[t].numel, op, ": offsets[", t, "] is ",
+          offsets[t], ", and with the tensor's ", segments[t].numel, " elements not below 2^63");
     segments[t].offset = offsets[t];
   }
   cpu::perturb(torch_executor(), segments, lists, how, static_cast<uint64_t>(seed), static_cast<Stream>(stream));
@@ -47,7 +51,7 @@ void sparse_ascent_(const Tensors theta, const Tensors grads, const Tensors indi
   const char* op = "sparse_ascent_";
   check(std::isfinite(lr), op, ": lr must be finite, got ", lr);
   check_same_length(op, "theta", theta.size(), "grads", grads.size());
-  const auto segments = segments_of(op, "theta", theta);
+  const auto segments = writable_segments_of(op, "theta", theta);
   const auto gradients = segments_of(op, "grads", grads);
   const auto lists = indices_of(op, indices, segments);
   for (size_t t = 0; t < theta.size(); ++t) {

@@ -1,6 +1,7 @@
 // torch.ops.fgunlearn.{score_accumulate_, count_nonfinite}
 #include "cpu/score.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "ops/tensors.h"

@@ -1,6 +1,9 @@
 #include "ops/tensors.h"
 
+#include <algorithm>
 #include <atomic>
+
+#include "cpu/coordinates.h"
 
 namespace fgunlearn::ops {
 
@@ -58,6 +61,8 @@ Layout layout_of(const char* op, const char* argument, int64_t position, const T
 
 Segment segment_of(const char* op, const char* argument, int64_t position, const Tensor& tensor, int64_t offset) {
   check(tensor.is_cpu(), op, ": ", argument, "[", position, "] must be on the CPU like the others");
+  check(tensor.layout() == torch::headeronly::Layout::Strided, op, ": ", argument, "[", position,
+        "] must be a strided tensor, not a sparse or packed one");
   Segment segment;
   segment.dtype = dtype_of(op, argument, position, tensor);
   segment.data = tensor.data_ptr();
@@ -77,6 +82,18 @@ std::vector<Segment> segments_of(const char* op, const char* argument, const Ten
     segment.layout = layout_of(op, argument, static_cast<int64_t>(t), tensors[t]);
     offset += segment.numel;
     segments.push_back(segment);
+  }
+  return segments;
+}
+
+std::vector<Segment> writable_segments_of(const char* op, const char* argument, const Tensors& tensors) {
+  std::vector<Segment> segments = segments_of(op, argument, tensors);
+  for (size_t t = 0; t < segments.size(); ++t) {
+    const Layout& layout = segments[t].layout;
+    for (int32_t d = 0; d < layout.ndim; ++d) {
+      check(layout.strides[d] != 0, op, ": ", argument, "[", t,
+            "] is expanded: several of its elements are one place in memory; clone it before writing to it");
+    }
   }
   return segments;
 }
@@ -127,13 +144,16 @@ std::vector<IndexList> indices_of(const char* op, const Tensors& indices, const 
   std::atomic<int64_t> bad{-1};
   torch_executor().for_each(static_cast<int64_t>(pieces.size()), [&](int64_t, int64_t p) {
     const IndexList& list = lists[pieces[p].tensor];
-    const int64_t numel = segments[pieces[p].tensor].numel;
-    int64_t before = pieces[p].begin == 0 ? -1 : list[pieces[p].begin - 1];
-    bool good = true;
-    for (int64_t j = pieces[p].begin; j < std::min(list.count, pieces[p].begin + chunk); ++j) {
-      good &= list[j] > before && list[j] < numel;
-      before = list[j];
-    }
+    const int64_t begin = pieces[p].begin;
+    const int64_t end = std::min(list.count, begin + chunk);
+    // Ascending from the piece before on, so only the list's two ends can be out of range.
+    bool good = begin > 0 || list[0] >= 0;
+    good &= end < list.count || list[end - 1] < segments[pieces[p].tensor].numel;
+    cpu::with_indices(list, [&](const auto* index) {
+      int64_t wrong = 0;  // a sum, not an early exit: the compiler can compare many at once
+      for (int64_t j = std::max<int64_t>(begin, 1); j < end; ++j) wrong += index[j] <= index[j - 1];
+      good &= wrong == 0;
+    });
     if (!good) bad.store(static_cast<int64_t>(pieces[p].tensor), std::memory_order_relaxed);
   });
   if (const int64_t t = bad.load(); t >= 0) {

@@ -41,6 +41,10 @@ DType dtype_of(const char* op, const char* argument, int64_t position, const Ten
 // dtype.
 std::vector<Segment> segments_of(const char* op, const char* argument, const Tensors& tensors);
 
+// The same for tensors that are written to: one whose elements share memory (an expanded one) is refused, as torch
+// does, since workers would write to the same place and coordinates off the selection would move.
+std::vector<Segment> writable_segments_of(const char* op, const char* argument, const Tensors& tensors);
+
 // The same for tensors that must be contiguous; `copies` keeps contiguous copies of those that are not alive.
 std::vector<Segment> contiguous_segments_of(const char* op, const char* argument, const Tensors& tensors,
                                             Tensors& copies);

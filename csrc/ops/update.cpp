@@ -19,7 +19,7 @@ void sparse_sgd_(const Tensors param, const Tensors grad, const Tensors indices,
         weight_decay);
   check_same_length(op, "param", param.size(), "grad", grad.size());
   check_same_length(op, "param", param.size(), "first", first.size());
-  const auto params = segments_of(op, "param", param);
+  const auto params = writable_segments_of(op, "param", param);
   const auto grads = segments_of(op, "grad", grad);
   const auto lists = indices_of(op, indices, params);
   if (momentum != 0.0) check_same_length(op, "param", param.size(), "momentum_buffer", momentum_buffer.size());

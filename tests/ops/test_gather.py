@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -91,6 +92,72 @@ def test_values_that_do_not_fit_are_refused(values: list[Tensor], words: str) ->
     with pytest.raises(RuntimeError, match=words):
         ops.sparse_scatter_([x], [torch.tensor([0, 1])], values)
     assert x.equal(torch.ones(4))
+
+
+def test_an_expanded_tensor_is_read_but_not_written() -> None:
+    x = torch.tensor([[1.0], [2.0]]).expand(2, 3)
+    assert ops.sparse_gather([x], [torch.tensor([0, 2, 3])])[0].tolist() == [1.0, 1.0, 2.0]
+    with pytest.raises(RuntimeError, match=r"sparse_scatter_: tensors\[0\] is expanded"):
+        ops.sparse_scatter_([x], [torch.tensor([0])], [torch.ones(1)])
+    assert x[:, 0].tolist() == [1.0, 2.0]
+
+
+def test_a_sparse_tensor_is_refused_by_name() -> None:
+    with pytest.raises(RuntimeError, match=r"tensors\[1\] must be a strided tensor"):
+        ops.sparse_gather([torch.ones(3), torch.ones(3).to_sparse()], [torch.tensor([0])] * 2)
+
+
+def test_backward_through_values_that_were_overwritten_raises() -> None:
+    x = torch.ones(3, requires_grad=True)
+    loss = (x * x).sum()
+    with torch.no_grad():
+        ops.sparse_scatter_([x], [torch.tensor([1])], [torch.tensor([5.0])])
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_writes_are_not_counted_on_tensors_that_have_no_counter() -> None:
+    with torch.inference_mode():
+        x = torch.ones(3)
+        ops.sparse_scatter_([x], [torch.tensor([1])], [torch.tensor([5.0])])
+    assert x.tolist() == [1.0, 5.0, 1.0]
+
+
+def test_scattering_compiles_without_a_graph_break() -> None:
+    def f(x: Tensor, values: Tensor) -> Tensor:
+        ops.sparse_scatter_([x], [torch.tensor([0, 2])], [values])
+        return x * 2
+
+    eager, compiled = torch.ones(4), torch.ones(4)
+    expected = f(eager, torch.tensor([3.0, 4.0]))
+    got = torch.compile(f, backend="aot_eager", fullgraph=True)(compiled, torch.tensor([3.0, 4.0]))
+    assert got.equal(expected)
+    assert compiled.equal(eager)
+
+
+def test_hundreds_of_tensors_on_any_number_of_threads(threads: Callable[[int], None]) -> None:
+    tensors = [torch.randn(n % 700, 3) for n in range(0, 70_000, 191)]
+    index = [indices(t.numel(), 1 + n % 5, torch.int64 if n % 2 else torch.int32) for n, t in enumerate(tensors)]
+    values = [torch.randn(i.numel()) for i in index]
+    expected = sparse_scatter_ref(tensors, index, values)
+    for count in (1, 2, 8):
+        threads(count)
+        written = [t.clone() for t in tensors]
+        ops.sparse_scatter_(written, index, values)
+        assert all(a.equal(b) for a, b in zip(written, expected, strict=True))
+        assert all(a.equal(b) for a, b in zip(ops.sparse_gather(written, index), values, strict=True))
+
+
+@pytest.mark.parametrize("at", [0, 1, 65_535, 65_536, 65_537, 131_071])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_one_bad_index_in_a_long_list_is_found_wherever_it_is(at: int, dtype: torch.dtype) -> None:
+    x = torch.zeros(200_000)
+    for value, words in ((-1, "out of range"), (200_000, "out of range"), (None, "must ascend without repeats")):
+        index = indices(131_072, 1, dtype)
+        index[at] = index[at - 1] if value is None and at > 0 else index[1] if value is None else value
+        with pytest.raises(RuntimeError, match=words):
+            ops.sparse_scatter_([x], [index], [torch.ones(131_072)])
+    assert not x.any()
 
 
 def test_the_ops_pass_opcheck() -> None:

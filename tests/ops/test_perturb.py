@@ -88,6 +88,21 @@ def test_redrawing_does_not_look_at_the_old_value() -> None:
     assert x.tolist() == [0.5, 0.5, 0.5]
 
 
+def test_hundreds_of_tensors_equal_the_specification_in_one_call() -> None:
+    theta = [torch.randn(n % 50, 7) for n in range(300)]
+    index = [torch.arange(0, t.numel(), 1 + n % 3) for n, t in enumerate(theta)]
+    draw = [("none", "normal", "uniform")[n % 3] for n in range(300)]
+    keep = [0.0 if n % 4 else 1.0 for n in range(300)]
+    offsets = [0]
+    for t in theta[:-1]:
+        offsets.append(offsets[-1] + t.numel())
+    arguments: tuple[Any, ...] = (index, draw, keep, [0.5] * 300, [0.1] * 300, 11, RESET_STREAM, offsets)
+    expected = sparse_perturb_ref(theta, *arguments)
+    ops.sparse_perturb_(theta, *arguments)
+    for got, wanted in zip(theta, expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=3e-7, atol=1e-12)
+
+
 def test_the_same_bits_on_any_number_of_threads(threads: Callable[[int], None]) -> None:
     answers = []
     for count in (1, 2, 8):
@@ -132,6 +147,7 @@ GOOD: dict[str, Any] = {
         ({"keep": [math.nan]}, "must be finite, got nan"),
         ({"scale": [math.inf]}, "must be finite"),
         ({"offsets": [-1]}, r"offsets\[0\] must be >= 0, got -1"),
+        ({"offsets": [2**63 - 2]}, r"and with the tensor's 3 elements not below 2\^63"),
         ({"offsets": []}, "offsets has 0"),
         ({"stream": -1}, "stream must fit in 32 bits, got -1"),
         ({"indices": [torch.tensor([3])]}, r"= 3 is out of range"),
@@ -159,6 +175,21 @@ def test_bad_gradients_are_refused_and_theta_stays(grad: Tensor, lr: float, word
     with pytest.raises(RuntimeError, match=words):
         ops.sparse_ascent_([theta], [grad], [torch.tensor([0])], lr)
     assert theta.equal(torch.ones(3))
+
+
+def test_an_expanded_tensor_is_refused() -> None:
+    theta = torch.ones(1).expand(3)
+    with pytest.raises(RuntimeError, match=r"sparse_perturb_: theta\[0\] is expanded"):
+        ops.sparse_perturb_([theta], [torch.tensor([0])], **GOOD)
+    with pytest.raises(RuntimeError, match=r"sparse_ascent_: theta\[0\] is expanded"):
+        ops.sparse_ascent_([theta], [torch.ones(3)], [torch.tensor([0])], 0.1)
+    assert theta.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_an_expanded_gradient_is_read_in_place() -> None:
+    theta = torch.zeros(2, 3)
+    ops.sparse_ascent_([theta], [torch.ones(()).expand(2, 3)], [torch.arange(6)], 0.5)
+    assert theta.equal(torch.full((2, 3), 0.5))
 
 
 def test_the_ops_pass_opcheck() -> None:

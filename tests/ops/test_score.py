@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -35,6 +36,32 @@ def test_half_subnormals_are_exact() -> None:
     score = torch.zeros(65_536)
     ops.score_accumulate_([score], [grad], "grad", 1.0)
     assert score.equal(grad.float())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_zeros_keep_the_sign_that_the_specification_gives_them(kind: str, dtype: torch.dtype) -> None:
+    score_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    score = torch.tensor([0.0, -0.0] * 20, dtype=score_dtype)
+    grad = torch.tensor([0.0, 0.0, -0.0, -0.0] * 10).to(dtype)
+    for weight in (1.0, -1.0):
+        got = score.clone()
+        ops.score_accumulate_([got], [grad], kind, weight)
+        expected = score_accumulate_ref([score], [grad], kind, weight)[0]
+        assert got.signbit().equal(expected.signbit())
+
+
+def test_the_same_bits_on_any_number_of_threads(threads: Callable[[int], None]) -> None:
+    grads = [torch.randn(300_001), torch.randn(77).half()]
+    answers = []
+    for count in (1, 2, 8):
+        threads(count)
+        scores = [torch.zeros(300_001), torch.zeros(77)]
+        for kind in KINDS:
+            ops.score_accumulate_(scores, grads, kind, 0.3)
+        answers.append(torch.cat(scores))
+    assert answers[0].equal(answers[1])
+    assert answers[0].equal(answers[2])
 
 
 def test_gradients_may_have_any_strides() -> None:

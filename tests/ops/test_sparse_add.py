@@ -73,6 +73,30 @@ def test_it_compiles_without_a_graph_break() -> None:
     torch.testing.assert_close(compiled(theta, delta), f(theta, delta))
 
 
+@pytest.mark.parametrize("in_dims", [(0, None, 0), (None, None, 0), (0, None, None), (2, 1, 1), (None, 0, None)])
+def test_vmap_is_a_loop_over_the_batch(in_dims: tuple[int | None, ...]) -> None:
+    whole = (torch.randn(5, 3, 4), torch.stack([INDEX] * 4 + [torch.tensor([1, 2, 9, 10])]), torch.randn(5, 4))
+    batched = [x[0] if d is None else x.movedim(0, d) for x, d in zip(whole, in_dims, strict=True)]
+    alone = [[x[0] if d is None else x[b] for x, d in zip(whole, in_dims, strict=True)] for b in range(5)]
+    got = torch.vmap(ops.sparse_add, in_dims=in_dims)(*batched)
+    assert got.equal(torch.stack([ops.sparse_add(*one) for one in alone]))
+
+
+def test_gradients_pass_through_vmap() -> None:
+    theta, delta = torch.randn(3, 4), torch.randn(5, 4, requires_grad=True)
+    weight = torch.randn(5, 3, 4)
+    (torch.vmap(lambda d: ops.sparse_add(theta, INDEX, d))(delta) * weight).sum().backward()
+    assert delta.grad is not None
+    assert delta.grad.equal(weight.reshape(5, 12)[:, INDEX])
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (2, 0, 3)])
+def test_a_number_and_nothing_are_tensors_too(shape: tuple[int, ...]) -> None:
+    theta = torch.ones(shape)
+    index = torch.arange(theta.numel())
+    assert ops.sparse_add(theta, index, torch.ones(theta.numel())).equal(torch.full(shape, 2.0))
+
+
 @pytest.mark.parametrize(
     ("index", "delta", "words"),
     [

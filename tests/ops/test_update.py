@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fgunlearn import ops
 from fgunlearn.ops.update import sparse_sgd_ref
@@ -45,6 +46,63 @@ def test_a_step_equals_its_specification(
         off = torch.ones(p.numel(), dtype=torch.bool)
         off[i.long()] = False
         assert p.reshape(-1)[off].equal(was.reshape(-1)[off])
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("maximize", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_fifty_steps_are_those_of_torch_with_a_changing_learning_rate(
+    case: dict[str, Any], weight_decay: float, maximize: bool, dtype: torch.dtype
+) -> None:
+    whole = torch.randn(40, 9, dtype=dtype)
+    index = torch.arange(2, 360, 3)
+    vector = nn.Parameter(whole.reshape(-1)[index].clone())
+    optimizer = torch.optim.SGD([vector], lr=0.1, weight_decay=weight_decay, maximize=maximize, **case)
+    buffers = [torch.full((index.numel(),), math.nan, dtype=dtype)] if case["momentum"] else []
+    for step in range(50):
+        grad = torch.randn(40, 9, dtype=dtype)
+        lr = 0.01 * (1 + step % 7)
+        vector.grad = grad.reshape(-1)[index].clone()
+        optimizer.param_groups[0]["lr"] = lr
+        optimizer.step()
+        first = [int(step == 0)]
+        ops.sparse_sgd_(
+            [whole], [grad], [index], buffers, first, lr, weight_decay=weight_decay, maximize=maximize, **case
+        )
+    tolerance = 1e-6 if dtype == torch.float32 else 1e-13
+    torch.testing.assert_close(whole.reshape(-1)[index], vector.detach(), rtol=tolerance, atol=tolerance)
+
+
+def test_hundreds_of_tensors_give_the_same_bits_on_any_number_of_threads(threads: Callable[[int], None]) -> None:
+    shapes = [(n % 90, 11) for n in range(300)] + [(), (50_000,)]
+    start, grads = [torch.randn(s) for s in shapes], [torch.randn(s) for s in shapes]
+    index = [torch.arange(0, t.numel(), 2) for t in start]
+    answers = []
+    for count in (1, 2, 8):
+        threads(count)
+        params, buffers = [t.clone() for t in start], [torch.zeros(i.numel()) for i in index]
+        for first in (1, 0, 0):
+            ops.sparse_sgd_(params, grads, index, buffers, [first] * 302, 0.1, 0.9, 0.1, 0.01, False, False)
+        answers.append(torch.cat([t.reshape(-1) for t in params + buffers]))
+    assert answers[0].equal(answers[1])
+    assert answers[0].equal(answers[2])
+
+
+def test_backward_through_parameters_that_were_stepped_raises() -> None:
+    p = nn.Parameter(torch.ones(3))
+    loss = (p * p).sum()
+    with torch.no_grad():
+        ops.sparse_sgd_([p], [torch.ones(3)], [torch.tensor([1])], [], [1], 0.1, 0.0, 0.0, 0.0, False, False)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_an_expanded_parameter_is_refused() -> None:
+    p = torch.ones(1).expand(3)
+    with pytest.raises(RuntimeError, match=r"sparse_sgd_: param\[0\] is expanded"):
+        ops.sparse_sgd_([p], [torch.ones(3)], [torch.tensor([1])], [], [1], 0.1, 0.0, 0.0, 0.0, False, False)
+    assert p.tolist() == [1.0, 1.0, 1.0]
 
 
 def test_an_infinite_parameter_without_decay_is_not_looked_at_twice() -> None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fgunlearn.ops.versions import mark_written
+
 _ops = torch.ops.fgunlearn
 
 
@@ -35,7 +37,7 @@ def sparse_scatter_(tensors: Sequence[Tensor], indices: Sequence[Tensor], values
     """Writes one value per index into each tensor, in place; every other bit stays.
 
     Args:
-        tensors: tensors of any shapes and strides.
+        tensors: tensors of any shapes and strides, but not expanded.
         indices: as for :func:`sparse_gather`.
         values: per tensor a 1-D tensor of its dtype, one value per index.
 
@@ -43,6 +45,7 @@ def sparse_scatter_(tensors: Sequence[Tensor], indices: Sequence[Tensor], values
         RuntimeError: as :func:`sparse_gather`, or values that don't fit; the tensors are unchanged.
     """
     _ops.sparse_scatter_(list(tensors), list(indices), list(values))
+    mark_written(tensors)
 
 
 def sparse_scatter_ref(tensors: Sequence[Tensor], indices: Sequence[Tensor], values: Sequence[Tensor]) -> list[Tensor]:

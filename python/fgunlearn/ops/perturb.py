@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fgunlearn.ops.philox import philox4x32_ref
+from fgunlearn.ops.versions import mark_written
 
 GAUSSIAN_STREAM = 2
 """Philox stream of Gaussian perturbations (``Stream`` in ``csrc/core/philox.h``)."""
@@ -36,7 +37,7 @@ def sparse_perturb_(
     (seed, stream, global index): offsets[t] + C-order flat index.
 
     Args:
-        theta: tensors of any shapes and strides.
+        theta: tensors of any shapes and strides, but not expanded.
         indices: per tensor 1-D int32 or int64 flat indices, strictly ascending.
         draw: per tensor "none", "normal" (N(0, 1), Box and Muller) or "uniform" (on [0, 1)).
         keep: per tensor; 0 does not look at theta, so that NaN or infinity does not survive.
@@ -53,6 +54,7 @@ def sparse_perturb_(
     _ops.sparse_perturb_(
         list(theta), list(indices), list(draw), list(keep), list(shift), list(scale), seed, stream, list(offsets)
     )
+    mark_written(theta)
 
 
 def draw_ref(draw: str, seed: int, stream: int, global_index: Tensor) -> Tensor:
@@ -94,7 +96,7 @@ def sparse_ascent_(theta: Sequence[Tensor], grads: Sequence[Tensor], indices: Se
     """``theta_i += lr * grad_i`` on the selected coordinates, in place; in float32 (float64 for float64).
 
     Args:
-        theta: tensors of any shapes and strides.
+        theta: tensors of any shapes and strides, but not expanded.
         grads: of the same shapes and dtypes.
         indices: per tensor 1-D int32 or int64 flat indices, strictly ascending.
         lr: finite.
@@ -103,6 +105,7 @@ def sparse_ascent_(theta: Sequence[Tensor], grads: Sequence[Tensor], indices: Se
         RuntimeError: what doesn't fit; theta is unchanged.
     """
     _ops.sparse_ascent_(list(theta), list(grads), list(indices), lr)
+    mark_written(theta)
 
 
 def sparse_ascent_ref(

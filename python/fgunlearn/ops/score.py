@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fgunlearn.ops.versions import mark_written
+
 _ops = torch.ops.fgunlearn
 
 
@@ -23,6 +25,7 @@ def score_accumulate_(score: Sequence[Tensor], grad: Sequence[Tensor], kind: str
         RuntimeError: lengths, shapes or dtypes that don't fit, an unknown kind; the scores are unchanged.
     """
     _ops.score_accumulate_(list(score), list(grad), kind, weight)
+    mark_written(score)
 
 
 def score_accumulate_ref(score: Sequence[Tensor], grad: Sequence[Tensor], kind: str, weight: float) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ def sparse_add(theta: Tensor, index: Tensor, delta: Tensor) -> Tensor:
     """``theta`` with ``delta`` added on the coordinates ``index``; theta itself is not changed.
 
     Differentiable, as often as one likes, in theta (d theta = grad) and delta (d delta = grad[index]): with
-    ``torch.func.functional_call`` it trains a delta of size k instead of the n parameters.
+    ``torch.func.functional_call`` it trains a delta of size k instead of the n parameters. ``torch.vmap`` over any
+    of the three makes one call for the whole batch. ``torch.func.grad`` and its kin don't reach an operator's
+    registered derivative (torch 2.13 raises a RuntimeError); ``torch.autograd.grad`` does.
 
     Args:
         theta: a tensor of any shape, float32, float64, float16 or bfloat16.
@@ -55,6 +58,20 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | Non
     wants_theta, _, wants_delta = ctx.needs_input_grad
     to_delta = grad.reshape(-1)[index.long()].to(ctx.delta_dtype) if wants_delta else None
     return grad if wants_theta else None, None, to_delta
+
+
+@torch.library.register_vmap("fgunlearn::sparse_add")
+def _(
+    info: Any, in_dims: tuple[int | None, int | None, int | None], theta: Tensor, index: Tensor, delta: Tensor
+) -> tuple[Tensor, int]:
+    # The batch laid out as one longer tensor: the indices of its b-th entry are moved by b * numel, and ascend still.
+    theta, index, delta = (
+        x.movedim(dim, 0) if dim is not None else x.expand(info.batch_size, *x.shape)
+        for x, dim in zip((theta, index, delta), in_dims, strict=True)
+    )
+    starts = torch.arange(info.batch_size, device=index.device) * math.prod(theta.shape[1:])
+    at = (index.long() + starts.reshape(-1, 1)).reshape(-1)
+    return _ops.sparse_add(theta, at, delta.reshape(-1)), 0
 
 
 torch.library.register_autograd("fgunlearn::sparse_add", _backward, setup_context=_setup_context)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fgunlearn.ops.versions import mark_written
+
 _ops = torch.ops.fgunlearn
 
 
@@ -29,7 +31,7 @@ def sparse_sgd_(
     parameter's dtype.
 
     Args:
-        param: tensors of any shapes and strides.
+        param: tensors of any shapes and strides, but not expanded.
         grad: of the same shapes and dtypes.
         indices: per tensor 1-D int32 or int64 flat indices, strictly ascending.
         momentum_buffer: per tensor float32 (float64) with one value per index, updated in place; an empty list when
@@ -58,6 +60,7 @@ def sparse_sgd_(
         nesterov,
         maximize,
     )
+    mark_written(param, momentum_buffer)
 
 
 def sparse_sgd_ref(
