@@ -1,17 +1,14 @@
-"""The README's promises: its example runs, and its table is the committed result."""
+"""The README's promises: its example runs, and its figures are the committed results."""
 
 from __future__ import annotations
 
-import json
+import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from rich.console import Console
-
-from fgunlearn.experiment.table import WIDTH, table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -31,29 +28,12 @@ def test_the_example_runs_as_written(tmp_path: Path) -> None:
     assert kept > 0.9
 
 
-def test_the_table_is_the_committed_result() -> None:
-    results = json.loads((ROOT / "docs" / "results" / "demo-digits.json").read_text())
-    console = Console(width=WIDTH, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(table(_with_nan(results)))
-    shown = [line.rstrip() for line in console.export_text().splitlines() if line.strip()]
-    printed = [line.rstrip() for line in blocks("text")[0].splitlines() if line.strip()]
-    assert printed[: len(shown)] == shown
-
-
-def _with_nan(value: object) -> object:
-    if value is None:
-        return float("nan")
-    if isinstance(value, dict):
-        return {key: _with_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_with_nan(item) for item in value]
-    return value
-
-
-@pytest.mark.parametrize("name", ["select", "score", "perturb", "update"])
-def test_every_benchmark_target_in_the_readme_is_the_committed_figure(name: str) -> None:
-    report = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
-    for target in report["targets"]:
-        found = re.search(rf"^\| {re.escape(target['what'])} \| ([\d.]+) \|", README, re.MULTILINE)
-        assert found, target["what"]
-        assert float(found[1]) == pytest.approx(target["value"], rel=0.01)
+def test_every_figure_is_the_committed_measurement() -> None:
+    spec = importlib.util.spec_from_file_location("readme_figures", ROOT / "scripts" / "readme_figures.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert script.rendered(README) == README
+    with pytest.raises(ValueError, match="0 marks '<!-- figures: demo table -->'"):
+        script.rendered("nothing")

@@ -58,8 +58,9 @@ class TopKPass {
   }
 
  private:
-  static constexpr int64_t kKeepAll = int64_t{1} << 15;      // lists this small are ranked whole in the buffer
-  static constexpr int64_t kBufferFloor = int64_t{1} << 16;  // keys the buffer may always hold
+  static constexpr int64_t kKeepAll = int64_t{1} << 15;  // lists this small are ranked whole in the buffer
+  // Keys the buffer may always hold: near n = 2^21 and k = n/2 a good bracket holds just over 2^16.
+  static constexpr int64_t kBufferFloor = int64_t{3} << 15;
 
   // Compares every key with the bracket; the mask gets the bits of the keys >= high, whose number is returned, and
   // found(worker, block, between, their number) is called for the blocks with keys inside. Throws NotANumber.

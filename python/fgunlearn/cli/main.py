@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
+import threading
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Annotated
@@ -144,8 +146,27 @@ def _given(error: Exception) -> str:
     return ""
 
 
+def _deliver_lost_interrupts() -> None:
+    """Has a Ctrl-C come again that was raised where Python can only report and drop it.
+
+    Those places are destructors and callbacks of weak references, and every import runs some.
+    """
+    report = sys.unraisablehook
+
+    def hook(lost: sys.UnraisableHookArgs) -> None:
+        if lost.exc_type is KeyboardInterrupt:
+            # From another thread and a moment later: at once, it would be raised here and be lost again.
+            main_thread = threading.main_thread().ident
+            threading.Timer(0.01, signal.pthread_kill, [main_thread, signal.SIGINT]).start()
+        else:
+            report(lost)
+
+    sys.unraisablehook = hook
+
+
 def main() -> None:
     """Entry point: 0, or 2 for bad input, 130 for Ctrl-C, 1 for anything unforeseen (with a traceback)."""
+    _deliver_lost_interrupts()
     try:
         status = app(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
