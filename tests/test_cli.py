@@ -238,6 +238,8 @@ def start(work: Path, *arguments: object, code: str = RUN_MAIN) -> subprocess.Po
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A shell's background job ignores SIGINT and so would its children: give these a terminal's setting.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
