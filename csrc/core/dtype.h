@@ -23,7 +23,7 @@ struct bf16_t {
   uint16_t bits;
 };
 
-constexpr int64_t item_size(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2; }
+FGU_HOST_DEVICE constexpr int64_t item_size(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2; }
 
 namespace bits {
 

@@ -8,11 +8,25 @@
 
 #include <cmath>
 #include <cstdint>
+#include <stdexcept>
+#include <string>
 
 #include "core/dtype.h"
 #include "core/philox.h"
 
 namespace fgunlearn {
+
+// Keys that have no place in an order, or that a caller does not want there: thrown by selections of both devices.
+struct BadKeys : std::runtime_error {
+  BadKeys(int64_t segment_, int64_t count_, const char* what_)
+      : std::runtime_error("tensor " + std::to_string(segment_) + " holds " + std::to_string(count_) + " " + what_),
+        segment(segment_),
+        count(count_),
+        what_they_are(what_) {}
+  int64_t segment;
+  int64_t count;
+  const char* what_they_are;  // "NaN", or "NaN or infinite values"
+};
 
 template <typename Key>
 struct KeyTraits;

@@ -98,7 +98,7 @@ void ascend(const Executor& executor, const std::vector<Segment>& segments, cons
   });
 }
 
-std::vector<double> rms(const Executor& executor, const std::vector<Segment>& segments) {
+void rms(const Executor& executor, const std::vector<Segment>& segments, double* out) {
   const std::vector<Piece> pieces =
       cut(static_cast<int64_t>(segments.size()), kBlock, [&](int64_t t) { return segments[t].numel; });
   std::vector<double> partial(pieces.size());
@@ -122,12 +122,11 @@ std::vector<double> rms(const Executor& executor, const std::vector<Segment>& se
       partial[p] = total;
     });
   });
-  std::vector<double> result(segments.size(), 0.0);
-  for (size_t p = 0; p < pieces.size(); ++p) result[pieces[p].segment] += partial[p];
+  std::fill_n(out, segments.size(), 0.0);
+  for (size_t p = 0; p < pieces.size(); ++p) out[pieces[p].segment] += partial[p];
   for (size_t t = 0; t < segments.size(); ++t) {
-    if (segments[t].numel > 0) result[t] = std::sqrt(result[t] / static_cast<double>(segments[t].numel));
+    if (segments[t].numel > 0) out[t] = std::sqrt(out[t] / static_cast<double>(segments[t].numel));
   }
-  return result;
 }
 
 }  // namespace fgunlearn::cpu

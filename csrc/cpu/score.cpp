@@ -1,5 +1,6 @@
 #include "cpu/score.h"
 
+#include <algorithm>
 #include <atomic>
 
 #include "cpu/blocks.h"
@@ -31,17 +32,17 @@ void accumulate_scores(const Executor& executor, const std::vector<Segment>& sco
   });
 }
 
-std::vector<int64_t> count_nonfinite(const Executor& executor, const std::vector<Segment>& segments) {
+void count_nonfinite(const Executor& executor, const std::vector<Segment>& segments, int64_t* counts) {
   const std::vector<Piece> pieces = pieces_of(segments);
-  std::vector<std::atomic<int64_t>> counts(segments.size());
+  std::vector<std::atomic<int64_t>> found(segments.size());
   executor.for_each(static_cast<int64_t>(pieces.size()), [&](int64_t, int64_t p) {
     const Piece& piece = pieces[p];
     const Segment& segment = segments[piece.segment];
     const int64_t bad =
         isa().count_nonfinite[static_cast<int>(segment.dtype)](element(segment, piece.begin), piece.end - piece.begin);
-    if (bad > 0) counts[piece.segment].fetch_add(bad, std::memory_order_relaxed);
+    if (bad > 0) found[piece.segment].fetch_add(bad, std::memory_order_relaxed);
   });
-  return std::vector<int64_t>(counts.begin(), counts.end());
+  std::copy(found.begin(), found.end(), counts);
 }
 
 }  // namespace fgunlearn::cpu

@@ -14,7 +14,7 @@ namespace fgunlearn::cpu {
 void accumulate_scores(const Executor& executor, const std::vector<Segment>& scores, const std::vector<Segment>& grads,
                        ScoreKind kind, double weight);
 
-// Per segment the number of NaN and infinite elements; contiguous segments.
-std::vector<int64_t> count_nonfinite(const Executor& executor, const std::vector<Segment>& segments);
+// counts[t] = the number of NaN and infinite elements of segment t; contiguous segments.
+void count_nonfinite(const Executor& executor, const std::vector<Segment>& segments, int64_t* counts);
 
 }  // namespace fgunlearn::cpu

@@ -63,7 +63,7 @@ class TopKPass {
   static constexpr int64_t kBufferFloor = int64_t{3} << 15;
 
   // Compares every key with the bracket; the mask gets the bits of the keys >= high, whose number is returned, and
-  // found(worker, block, between, their number) is called for the blocks with keys inside. Throws NotANumber.
+  // found(worker, block, between, their number) is called for the blocks with keys inside. Throws BadKeys.
   template <typename Found>
   int64_t classify(Bracket<Key> bracket, Found&& found) {
     constexpr int64_t words_per_block = kBlock / kWordBits;
@@ -98,7 +98,7 @@ class TopKPass {
           for (int64_t i = 0; i < segments_[s].numel; ++i) count += key_of<Key>(x[i]) > KeyTraits<Key>::infinity;
         }
       });
-      if (count > 0) throw NotANumber(static_cast<int64_t>(s), count);
+      if (count > 0) throw BadKeys(static_cast<int64_t>(s), count, "NaN");
     }
     throw std::logic_error("a NaN vanished while it was counted: the keys changed during the selection");
   }
@@ -284,7 +284,7 @@ class TopKPass {
 
 }  // namespace
 
-TopK top_k(const Executor& executor, const std::vector<Segment>& segments, int64_t k, bool exhaustive) {
+TopK top_k_mask(const Executor& executor, const std::vector<Segment>& segments, int64_t k, bool exhaustive) {
   const bool has_f64 =
       std::any_of(segments.begin(), segments.end(), [](const Segment& segment) { return segment.dtype == DType::f64; });
   if (has_f64) return TopKPass<uint64_t>(executor, segments, k).run(exhaustive);

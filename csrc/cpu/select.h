@@ -7,11 +7,10 @@
 
 #include <cstdint>
 #include <memory>
-#include <stdexcept>
-#include <string>
 #include <vector>
 
 #include "core/executor.h"
+#include "core/score.h"
 #include "core/segment.h"
 
 namespace fgunlearn::cpu {
@@ -52,29 +51,58 @@ class SelectionMask {
   std::unique_ptr<uint64_t[]> words_;
 };
 
-struct NotANumber : std::runtime_error {
-  NotANumber(int64_t segment_, int64_t count_)
-      : std::runtime_error("tensor " + std::to_string(segment_) + " holds " + std::to_string(count_) + " NaN"),
-        segment(segment_),
-        count(count_) {}
-  int64_t segment;
-  int64_t count;
-};
-
 struct TopK {
   SelectionMask mask;
   double threshold;  // |value| of the smallest selected key; infinity for k = 0
 };
 
-// The k largest |x|; ties at the border go to the smallest global index. Segments must be contiguous. Throws
-// NotANumber. `exhaustive` skips the sample and finds the threshold by radix histograms, as is done when a sample
-// misleads.
-TopK top_k(const Executor& executor, const std::vector<Segment>& segments, int64_t k, bool exhaustive = false);
+// The k largest |x|; ties at the border go to the smallest global index. Segments must be contiguous. Throws BadKeys.
+// `exhaustive` skips the sample and finds the threshold by radix histograms, as is done when a sample misleads.
+TopK top_k_mask(const Executor& executor, const std::vector<Segment>& segments, int64_t k, bool exhaustive = false);
 
 // A uniform k-subset: the k largest Philox keys of (seed, global index). With `base` (one list per segment) the subset
 // is drawn from the coordinates outside base, and the mask is the union with it. Only numel and offset of a segment are
 // read.
-SelectionMask random_k(const Executor& executor, const std::vector<Segment>& segments, int64_t k, uint64_t seed,
-                       const std::vector<IndexList>* base = nullptr);
+SelectionMask random_k_mask(const Executor& executor, const std::vector<Segment>& segments, int64_t k, uint64_t seed,
+                            const std::vector<IndexList>* base = nullptr);
+
+// What a selection found, before its indices are written: the interface of both devices.
+class Selected {
+ public:
+  // One mask over all segments.
+  Selected(SelectionMask mask, double threshold, size_t segments);
+  // One mask for each segment.
+  explicit Selected(std::vector<TopK> each);
+
+  const std::vector<int64_t>& counts() const { return counts_; }         // per segment
+  const std::vector<double>& thresholds() const { return thresholds_; }  // one, or one per segment
+
+  // Writes the indices of every segment in ascending order: to out[t] as int64 where wide[t], else as int32.
+  void write(const Executor& executor, const std::vector<bool>& wide, const std::vector<void*>& out) const;
+
+ private:
+  std::vector<SelectionMask> masks_;
+  std::vector<int64_t> counts_;
+  std::vector<double> thresholds_;
+};
+
+Selected top_k(const Executor& executor, const std::vector<Segment>& segments, int64_t k, bool exhaustive);
+
+// k[t] of segment t alone.
+Selected top_k_each(const Executor& executor, const std::vector<Segment>& segments, const std::vector<int64_t>& k);
+
+Selected random_k(const Executor& executor, const std::vector<Segment>& segments, int64_t k, uint64_t seed,
+                  const std::vector<IndexList>* base);
+
+// The last batch of a score and the selection by it: accumulate_scores (score.h), then top_k of the new scores, k in all
+// or k[t] of segment t. Throws BadKeys for a score that is NaN or infinite; the scores are written all the same.
+Selected accumulate_top_k(const Executor& executor, const std::vector<Segment>& scores,
+                          const std::vector<Segment>& grads, ScoreKind kind, double weight,
+                          const std::vector<int64_t>& k, bool each);
+
+// top_k with everything written in one go: `indices` has room for k int32, or int64 where `wide`, the segments' indices
+// one after another; offsets[t] is where those of segment t begin, offsets[segments] = k.
+void top_k_packed(const Executor& executor, const std::vector<Segment>& segments, int64_t k, bool wide, void* indices,
+                  int64_t* offsets, double* threshold);
 
 }  // namespace fgunlearn::cpu

@@ -35,8 +35,8 @@ SelectionMask mask_of(const Executor& executor, const std::vector<Segment>& segm
 
 }  // namespace
 
-SelectionMask random_k(const Executor& executor, const std::vector<Segment>& segments, int64_t k, uint64_t seed,
-                       const std::vector<IndexList>* base) {
+SelectionMask random_k_mask(const Executor& executor, const std::vector<Segment>& segments, int64_t k, uint64_t seed,
+                            const std::vector<IndexList>* base) {
   SelectionMask mask(segments);
   const int64_t block_count = static_cast<int64_t>(mask.blocks().size());
   int64_t n = 0;

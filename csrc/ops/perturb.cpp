@@ -1,11 +1,9 @@
 // torch.ops.fgunlearn.{sparse_perturb_, sparse_ascent_, rms}
-#include "cpu/perturb.h"
-
-#include <algorithm>
 #include <cmath>
 #include <limits>
 
 #include "ops/tensors.h"
+#include FGU_KERNEL_HEADER(perturb.h)
 
 namespace fgunlearn::ops {
 
@@ -24,7 +22,7 @@ Draw draw_of(const std::string& name, size_t position) {
 void sparse_perturb_(const Tensors theta, const Tensors indices, const std::vector<std::string> draw,
                      const std::vector<double> keep, const std::vector<double> shift, const std::vector<double> scale,
                      int64_t seed, int64_t stream, const std::vector<int64_t> offsets) {
-  const char* op = "sparse_perturb_";
+  const Call op("sparse_perturb_", {&theta, &indices});
   auto segments = writable_segments_of(op, "theta", theta);
   const auto lists = indices_of(op, indices, segments);
   check_same_length(op, "theta", theta.size(), "draw", draw.size());
@@ -44,11 +42,11 @@ void sparse_perturb_(const Tensors theta, const Tensors indices, const std::vect
           offsets[t], ", and with the tensor's ", segments[t].numel, " elements not below 2^63");
     segments[t].offset = offsets[t];
   }
-  cpu::perturb(torch_executor(), segments, lists, how, static_cast<uint64_t>(seed), static_cast<Stream>(stream));
+  kernels::perturb(op.engine(), segments, lists, how, static_cast<uint64_t>(seed), static_cast<Stream>(stream));
 }
 
 void sparse_ascent_(const Tensors theta, const Tensors grads, const Tensors indices, double lr) {
-  const char* op = "sparse_ascent_";
+  const Call op("sparse_ascent_", {&theta, &indices});
   check(std::isfinite(lr), op, ": lr must be finite, got ", lr);
   check_same_length(op, "theta", theta.size(), "grads", grads.size());
   const auto segments = writable_segments_of(op, "theta", theta);
@@ -58,21 +56,21 @@ void sparse_ascent_(const Tensors theta, const Tensors grads, const Tensors indi
     check_same_shape(op, "theta", theta[t], "grads", grads[t], t);
     check(segments[t].dtype == gradients[t].dtype, op, ": grads[", t, "] must have the dtype of theta[", t, "]");
   }
-  cpu::ascend(torch_executor(), segments, gradients, lists, lr);
+  kernels::ascend(op.engine(), segments, gradients, lists, lr);
 }
 
 Tensor rms(const Tensors tensors) {
+  const Call op("rms", {&tensors});
   Tensors copies;
-  const auto segments = contiguous_segments_of("rms", "tensors", tensors, copies);
-  const auto values = cpu::rms(torch_executor(), segments);
-  Tensor out = empty_cpu(static_cast<int64_t>(values.size()), ScalarType::Double);
-  std::copy(values.begin(), values.end(), static_cast<double*>(out.data_ptr()));
+  const auto segments = contiguous_segments_of(op, "tensors", tensors, copies);
+  Tensor out = op.empty(static_cast<int64_t>(segments.size()), ScalarType::Double);
+  kernels::rms(op.engine(), segments, static_cast<double*>(out.data_ptr()));
   return out;
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(fgunlearn, m) {
+FGU_SCHEMAS(m) {
   m.def(
       "sparse_perturb_(Tensor(a!)[] theta, Tensor[] indices, str[] draw, float[] keep, float[] shift, float[] scale, "
       "int seed, int stream, int[] offsets) -> ()");
@@ -80,7 +78,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fgunlearn, m) {
   m.def("rms(Tensor[] tensors) -> Tensor");
 }
 
-FGU_CPU_KERNELS(m) {
+FGU_KERNELS(m) {
   m.impl("sparse_perturb_", TORCH_BOX(&sparse_perturb_));
   m.impl("sparse_ascent_", TORCH_BOX(&sparse_ascent_));
   m.impl("rms", TORCH_BOX(&rms));

@@ -1,7 +1,7 @@
-// torch.ops.fgunlearn.{topk_select, topk_select_each, randomk_select}
-#include "cpu/select.h"
-
+// torch.ops.fgunlearn.{topk_select, topk_select_each, topk_select_packed, randomk_select}
+#include "ops/selected.h"
 #include "ops/tensors.h"
+#include FGU_KERNEL_HEADER(select.h)
 
 namespace fgunlearn::ops {
 
@@ -9,66 +9,51 @@ using torch::headeronly::ScalarType;
 
 namespace {
 
-Tensors indices_from(const Executor& executor, const cpu::SelectionMask& mask, const std::vector<Segment>& segments) {
-  Tensors indices;
-  indices.reserve(segments.size());
-  for (size_t t = 0; t < segments.size(); ++t) {
-    const bool wide = segments[t].numel >= kNarrowIndexLimit;
-    Tensor index = empty_cpu(mask.segment_count(static_cast<int64_t>(t)), wide ? ScalarType::Long : ScalarType::Int);
-    mask.compact(executor, static_cast<int64_t>(t), wide, index.data_ptr());
-    indices.push_back(index);
-  }
-  return indices;
-}
-
 int64_t total(const std::vector<Segment>& segments) {
   int64_t n = 0;
   for (const Segment& segment : segments) n += segment.numel;
   return n;
 }
 
-cpu::TopK top_k(const char* op, const Executor& executor, const std::vector<Segment>& segments, int64_t k,
-                bool exhaustive, int64_t first) {
-  const int64_t n = total(segments);
-  check(k >= 0 && k <= n, op, ": k must be in [0, ", n, "], got ", k);
-  try {
-    return cpu::top_k(executor, segments, k, exhaustive);
-  } catch (const cpu::NotANumber& nan) {
-    fail(op, ": keys[", first + nan.segment, "] holds ", nan.count, " NaN");
-  }
-}
-
 std::tuple<Tensors, Tensor> topk_select(const Tensors keys, int64_t k, bool exhaustive) {
-  const char* op = "topk_select";
+  const Call op("topk_select", {&keys});
   Tensors copies;
   const auto segments = contiguous_segments_of(op, "keys", keys, copies);
-  const Executor executor = torch_executor();
-  const cpu::TopK top = top_k(op, executor, segments, k, exhaustive, 0);
-  Tensor threshold = empty_cpu(1, ScalarType::Double);
-  *static_cast<double*>(threshold.data_ptr()) = top.threshold;
-  return {indices_from(executor, top.mask, segments), threshold};
+  check_count(op, "k", k, total(segments));
+  const auto selected = refusing_bad_keys(op, "keys", [&] { return kernels::top_k(op.engine(), segments, k, exhaustive); });
+  return {write_indices(op, segments, selected), op.make(selected.thresholds())};
 }
 
 std::tuple<Tensors, Tensor> topk_select_each(const Tensors keys, const std::vector<int64_t> k) {
-  const char* op = "topk_select_each";
+  const Call op("topk_select_each", {&keys});
   check(k.size() == keys.size(), op, ": got ", k.size(), " values of k for ", keys.size(), " tensors");
   Tensors copies;
   const auto segments = contiguous_segments_of(op, "keys", keys, copies);
-  const Executor executor = torch_executor();
-  Tensors indices;
-  Tensor threshold = empty_cpu(static_cast<int64_t>(keys.size()), ScalarType::Double);
-  for (size_t t = 0; t < segments.size(); ++t) {
-    std::vector<Segment> one{segments[t]};
-    one[0].offset = 0;
-    const cpu::TopK top = top_k(op, executor, one, k[t], false, static_cast<int64_t>(t));
-    indices.push_back(indices_from(executor, top.mask, one)[0]);
-    static_cast<double*>(threshold.data_ptr())[t] = top.threshold;
-  }
-  return {indices, threshold};
+  for (size_t t = 0; t < segments.size(); ++t) check_count(op, "k", k[t], segments[t].numel);
+  const auto selected = refusing_bad_keys(op, "keys", [&] { return kernels::top_k_each(op.engine(), segments, k); });
+  return {write_indices(op, segments, selected), op.make(selected.thresholds())};
+}
+
+std::tuple<Tensor, Tensor, Tensor> topk_select_packed(const Tensors keys, int64_t k) {
+  const Call op("topk_select_packed", {&keys});
+  Tensors copies;
+  const auto segments = contiguous_segments_of(op, "keys", keys, copies);
+  check_count(op, "k", k, total(segments));
+  bool wide = false;
+  for (const Segment& segment : segments) wide |= segment.numel >= kNarrowIndexLimit;
+  Tensor indices = op.empty(k, wide ? ScalarType::Long : ScalarType::Int);
+  Tensor offsets = op.empty(static_cast<int64_t>(segments.size()) + 1, ScalarType::Long);
+  Tensor threshold = op.empty(1, ScalarType::Double);
+  refusing_bad_keys(op, "keys", [&] {
+    kernels::top_k_packed(op.engine(), segments, k, wide, indices.data_ptr(), static_cast<int64_t*>(offsets.data_ptr()),
+                          static_cast<double*>(threshold.data_ptr()));
+    return 0;
+  });
+  return {indices, offsets, threshold};
 }
 
 Tensors randomk_select(const std::vector<int64_t> numels, int64_t k, int64_t seed, const Tensors base) {
-  const char* op = "randomk_select";
+  const Call op("randomk_select", {&base});
   std::vector<Segment> segments(numels.size());
   int64_t n = 0;
   for (size_t t = 0; t < numels.size(); ++t) {
@@ -83,24 +68,26 @@ Tensors randomk_select(const std::vector<int64_t> numels, int64_t k, int64_t see
     lists = indices_of(op, base, segments);
     for (const IndexList& list : lists) free -= list.count;
   }
-  check(k >= 0 && k <= free, op, ": k must be in [0, ", free, "], got ", k);
-  const Executor executor = torch_executor();
-  const auto mask = cpu::random_k(executor, segments, k, static_cast<uint64_t>(seed), lists.empty() ? nullptr : &lists);
-  return indices_from(executor, mask, segments);
+  check_count(op, "k", k, free);
+  const auto selected = kernels::random_k(op.engine(), segments, k, static_cast<uint64_t>(seed),
+                                          lists.empty() ? nullptr : &lists);
+  return write_indices(op, segments, selected);
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(fgunlearn, m) {
+FGU_SCHEMAS(m) {
   m.def("topk_select(Tensor[] keys, int k, bool exhaustive=False) -> (Tensor[], Tensor)");
   m.def("topk_select_each(Tensor[] keys, int[] k) -> (Tensor[], Tensor)");
+  m.def("topk_select_packed(Tensor[] keys, int k) -> (Tensor, Tensor, Tensor)");
   m.def("randomk_select(int[] numels, int k, int seed, Tensor[] base) -> Tensor[]");
 }
 
-FGU_CPU_KERNELS(m) {
+FGU_KERNELS(m) {
   m.impl("randomk_select", TORCH_BOX(&randomk_select));
   m.impl("topk_select", TORCH_BOX(&topk_select));
   m.impl("topk_select_each", TORCH_BOX(&topk_select_each));
+  m.impl("topk_select_packed", TORCH_BOX(&topk_select_packed));
 }
 
 }  // namespace fgunlearn::ops

@@ -1,24 +1,17 @@
 #include "ops/tensors.h"
 
+#if !defined(FGU_FOR_CUDA)
 #include <algorithm>
 #include <atomic>
 
 #include "cpu/coordinates.h"
+#endif
 
 namespace fgunlearn::ops {
 
 using torch::headeronly::ScalarType;
 
-Executor torch_executor() {
-  const auto launch = [](int64_t workers, Executor::Task task, void* context) {
-    torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t worker = begin; worker < end; ++worker) task(worker, context);
-    });
-  };
-  return Executor(torch::stable::get_num_threads(), launch);
-}
-
-DType dtype_of(const char* op, const char* argument, int64_t position, const Tensor& tensor) {
+DType dtype_of(const Call& op, const char* argument, int64_t position, const Tensor& tensor) {
   switch (tensor.scalar_type()) {
     case ScalarType::Float:
       return DType::f32;
@@ -37,7 +30,7 @@ DType dtype_of(const char* op, const char* argument, int64_t position, const Ten
 namespace {
 
 // Strides of the tensor with neighbouring dimensions merged where memory allows it.
-Layout layout_of(const char* op, const char* argument, int64_t position, const Tensor& tensor) {
+Layout layout_of(const Call& op, const char* argument, int64_t position, const Tensor& tensor) {
   Layout layout;
   if (tensor.is_contiguous()) return layout;
   const auto sizes = tensor.sizes();
@@ -59,8 +52,8 @@ Layout layout_of(const char* op, const char* argument, int64_t position, const T
   return layout;
 }
 
-Segment segment_of(const char* op, const char* argument, int64_t position, const Tensor& tensor, int64_t offset) {
-  check(tensor.is_cpu(), op, ": ", argument, "[", position, "] must be on the CPU like the others");
+Segment segment_of(const Call& op, const char* argument, int64_t position, const Tensor& tensor, int64_t offset) {
+  check(op.is_here(tensor), op, ": ", argument, "[", position, "] must be on ", op.where(), " like the others");
   check(tensor.layout() == torch::headeronly::Layout::Strided, op, ": ", argument, "[", position,
         "] must be a strided tensor, not a sparse or packed one");
   Segment segment;
@@ -73,7 +66,7 @@ Segment segment_of(const char* op, const char* argument, int64_t position, const
 
 }  // namespace
 
-std::vector<Segment> segments_of(const char* op, const char* argument, const Tensors& tensors) {
+std::vector<Segment> segments_of(const Call& op, const char* argument, const Tensors& tensors) {
   std::vector<Segment> segments;
   segments.reserve(tensors.size());
   int64_t offset = 0;
@@ -86,7 +79,7 @@ std::vector<Segment> segments_of(const char* op, const char* argument, const Ten
   return segments;
 }
 
-std::vector<Segment> writable_segments_of(const char* op, const char* argument, const Tensors& tensors) {
+std::vector<Segment> writable_segments_of(const Call& op, const char* argument, const Tensors& tensors) {
   std::vector<Segment> segments = segments_of(op, argument, tensors);
   for (size_t t = 0; t < segments.size(); ++t) {
     const Layout& layout = segments[t].layout;
@@ -98,7 +91,7 @@ std::vector<Segment> writable_segments_of(const char* op, const char* argument, 
   return segments;
 }
 
-std::vector<Segment> contiguous_segments_of(const char* op, const char* argument, const Tensors& tensors,
+std::vector<Segment> contiguous_segments_of(const Call& op, const char* argument, const Tensors& tensors,
                                             Tensors& copies) {
   std::vector<Segment> segments;
   segments.reserve(tensors.size());
@@ -115,7 +108,7 @@ std::vector<Segment> contiguous_segments_of(const char* op, const char* argument
   return segments;
 }
 
-std::vector<IndexList> indices_of(const char* op, const Tensors& indices, const std::vector<Segment>& segments) {
+std::vector<IndexList> indices_of(const Call& op, const Tensors& indices, const std::vector<Segment>& segments) {
   check(indices.size() == segments.size(), op, ": got ", indices.size(), " index tensors for ", segments.size(),
         " tensors");
   std::vector<IndexList> lists(indices.size());
@@ -124,12 +117,13 @@ std::vector<IndexList> indices_of(const char* op, const Tensors& indices, const 
     const ScalarType type = index.scalar_type();
     check(type == ScalarType::Int || type == ScalarType::Long, op, ": indices[", t,
           "] must be int32 or int64, got scalar type ", static_cast<int>(type));
-    check(index.is_cpu() && index.dim() == 1 && index.is_contiguous(), op, ": indices[", t,
-          "] must be a contiguous 1-D CPU tensor");
+    check(op.is_here(index) && index.dim() == 1 && index.is_contiguous(), op, ": indices[", t,
+          "] must be a contiguous 1-D tensor on ", op.where());
     lists[t].data = index.data_ptr();
     lists[t].count = index.numel();
     lists[t].wide = type == ScalarType::Long;
   }
+#if !defined(FGU_FOR_CUDA)
   // Ascending and in range: the kernels write through these without a further look, and no two workers may share a
   // place.
   constexpr int64_t chunk = int64_t{1} << 16;
@@ -142,7 +136,7 @@ std::vector<IndexList> indices_of(const char* op, const Tensors& indices, const 
     for (int64_t begin = 0; begin < lists[t].count; begin += chunk) pieces.push_back({t, begin});
   }
   std::atomic<int64_t> bad{-1};
-  torch_executor().for_each(static_cast<int64_t>(pieces.size()), [&](int64_t, int64_t p) {
+  op.engine().for_each(static_cast<int64_t>(pieces.size()), [&](int64_t, int64_t p) {
     const IndexList& list = lists[pieces[p].tensor];
     const int64_t begin = pieces[p].begin;
     const int64_t end = std::min(list.count, begin + chunk);
@@ -166,14 +160,15 @@ std::vector<IndexList> indices_of(const char* op, const Tensors& indices, const 
       before = lists[t][j];
     }
   }
+#endif
   return lists;
 }
 
-void check_same_length(const char* op, const char* a, size_t a_length, const char* b, size_t b_length) {
+void check_same_length(const Call& op, const char* a, size_t a_length, const char* b, size_t b_length) {
   check(a_length == b_length, op, ": ", a, " has ", a_length, " entries and ", b, " has ", b_length);
 }
 
-void check_same_shape(const char* op, const char* a, const Tensor& x, const char* b, const Tensor& y, size_t position) {
+void check_same_shape(const Call& op, const char* a, const Tensor& x, const char* b, const Tensor& y, size_t position) {
   const auto same = [&] {
     if (x.dim() != y.dim()) return false;
     for (int64_t d = 0; d < x.dim(); ++d) {
@@ -190,10 +185,6 @@ void check_same_shape(const char* op, const char* a, const Tensor& x, const char
   };
   check(same(), op, ": ", a, "[", position, "] has shape ", shape(x), " and ", b, "[", position, "] has shape ",
         shape(y));
-}
-
-Tensor empty_cpu(int64_t numel, ScalarType dtype) {
-  return torch::stable::empty({numel}, dtype, std::nullopt, torch::stable::Device(torch::headeronly::DeviceType::CPU));
 }
 
 }  // namespace fgunlearn::ops

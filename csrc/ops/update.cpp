@@ -1,9 +1,8 @@
 // torch.ops.fgunlearn.sparse_sgd_
-#include "cpu/update.h"
-
 #include <cmath>
 
 #include "ops/tensors.h"
+#include FGU_KERNEL_HEADER(update.h)
 
 namespace fgunlearn::ops {
 
@@ -12,7 +11,7 @@ namespace {
 void sparse_sgd_(const Tensors param, const Tensors grad, const Tensors indices, const Tensors momentum_buffer,
                  const std::vector<int64_t> first, double lr, double momentum, double dampening, double weight_decay,
                  bool nesterov, bool maximize) {
-  const char* op = "sparse_sgd_";
+  const Call op("sparse_sgd_", {&param, &indices});
   const Sgd sgd{lr, momentum, dampening, weight_decay, nesterov, maximize};
   check(std::isfinite(lr) && std::isfinite(momentum) && std::isfinite(dampening) && std::isfinite(weight_decay), op,
         ": lr, momentum, dampening and weight_decay must be finite, got ", lr, ", ", momentum, ", ", dampening, ", ",
@@ -35,17 +34,17 @@ void sparse_sgd_(const Tensors param, const Tensors grad, const Tensors indices,
     check(buffers[t].numel == lists[t].count, op, ": momentum_buffer[", t, "] has ", buffers[t].numel, " elements for ",
           lists[t].count, " indices");
   }
-  cpu::sgd(torch_executor(), params, grads, lists, buffers, first, sgd);
+  kernels::sgd(op.engine(), params, grads, lists, buffers, first, sgd);
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(fgunlearn, m) {
+FGU_SCHEMAS(m) {
   m.def(
       "sparse_sgd_(Tensor(a!)[] param, Tensor[] grad, Tensor[] indices, Tensor(b!)[] momentum_buffer, int[] first, "
       "float lr, float momentum, float dampening, float weight_decay, bool nesterov, bool maximize) -> ()");
 }
 
-FGU_CPU_KERNELS(m) { m.impl("sparse_sgd_", TORCH_BOX(&sparse_sgd_)); }
+FGU_KERNELS(m) { m.impl("sparse_sgd_", TORCH_BOX(&sparse_sgd_)); }
 
 }  // namespace fgunlearn::ops
