@@ -75,7 +75,8 @@ inline unsigned looping_grid(const Context& context, int64_t items, int64_t per_
 
 // Parameters are converted to the kernel's own types, so that a literal or an int does not change its layout.
 template <typename... Params, typename... Args>
-void launch([[maybe_unused]] const Context& context, void (*kernel)(Params...), unsigned blocks, int threads, Args&&... args) {
+void launch([[maybe_unused]] const Context& context, void (*kernel)(Params...), unsigned blocks, int threads,
+            Args&&... args) {
   if (blocks == 0) return;
 #if defined(__CUDACC__)
   kernel<<<blocks, static_cast<unsigned>(threads), 0, context.stream()>>>(static_cast<Params>(args)...);

@@ -20,8 +20,8 @@ struct Parcel {
 };
 
 template <int kBytes>
-__global__ void __launch_bounds__(kThreads) store_parcel(const __grid_constant__ Parcel<kBytes> parcel, uint4* out,
-                                                         int parts) {
+__global__ void __launch_bounds__(kThreads)
+    store_parcel(const __grid_constant__ Parcel<kBytes> parcel, uint4* out, int parts) {
   for (int i = static_cast<int>(threadIdx.x); i < parts; i += kThreads) out[i] = parcel.part[i];
 }
 
