@@ -13,7 +13,7 @@
 
 #include "core/perturb.h"
 #include "core/segment.h"
-#include "cuda/launch.h"
+#include "cuda/context.h"
 
 namespace fgunlearn::cuda {
 

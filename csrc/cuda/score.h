@@ -11,7 +11,7 @@
 
 #include "core/score.h"
 #include "core/segment.h"
-#include "cuda/launch.h"
+#include "cuda/context.h"
 
 namespace fgunlearn::cuda {
 

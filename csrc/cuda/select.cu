@@ -51,9 +51,9 @@ void packed(const Context& context, const Request& request, bool wide, void* ind
   Pipeline<Key> pipeline(context, request, false);
   pipeline.bracket(source, false);
   pipeline.pass(source);
-  pipeline.pass(source);
   pipeline.digits(Phase::ranked);
-  // What follows does nothing unless sample and guess were wrong, which only the device knows.
+  // What follows does nothing unless the sample was wrong, and then the guess, which only the device knows.
+  pipeline.pass(source);
   pipeline.digits(Phase::radix);
   pipeline.pass(source);
   Summary summary{};

@@ -225,10 +225,10 @@ Selected ranked_selection(const Context& context, const Request& request, const 
   const MemoryKeys memory{finite_only};
   pipeline.bracket(source, exhaustive);
   pipeline.pass(source);
-  pipeline.pass(memory);  // where the bracket missed: the plateau it points to
   pipeline.digits(Phase::ranked);
   Findings found = findings_of(context, pipeline);
   if (!found.settled && !found.bad_key) {
+    pipeline.pass(memory);  // where the bracket missed: the plateau it points to
     pipeline.digits(Phase::radix);
     pipeline.pass(memory);
     found = findings_of(context, pipeline);

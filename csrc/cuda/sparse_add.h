@@ -8,7 +8,7 @@
 #pragma once
 
 #include "core/segment.h"
-#include "cuda/launch.h"
+#include "cuda/context.h"
 
 namespace fgunlearn::cuda {
 

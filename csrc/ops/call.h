@@ -20,7 +20,7 @@
 #include <vector>
 
 #if defined(FGU_FOR_CUDA)
-#include "cuda/launch.h"
+#include "cuda/context.h"
 #else
 #include "core/executor.h"
 #endif
@@ -86,7 +86,6 @@ class Call {
   Tensor empty(int64_t numel, torch::headeronly::ScalarType dtype) const;
   // The values, 1-D, on the op's device. Enqueued, not waited for.
   Tensor make(const std::vector<double>& values) const;
-  Tensor make(const std::vector<int64_t>& values) const;
 
  private:
   friend std::ostream& operator<<(std::ostream& out, const Call& call) { return out << call.name_; }

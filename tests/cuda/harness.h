@@ -14,7 +14,7 @@
 
 #include "core/executor.h"
 #include "core/segment.h"
-#include "cuda/launch.h"
+#include "cuda/context.h"
 
 namespace fgunlearn::test {
 
