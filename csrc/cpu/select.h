@@ -94,15 +94,23 @@ Selected top_k_each(const Executor& executor, const std::vector<Segment>& segmen
 Selected random_k(const Executor& executor, const std::vector<Segment>& segments, int64_t k, uint64_t seed,
                   const std::vector<IndexList>* base);
 
-// The last batch of a score and the selection by it: accumulate_scores (score.h), then top_k of the new scores, k in
-// all or k[t] of segment t. Throws BadKeys for a score that is NaN or infinite; the scores are written all the same.
-Selected accumulate_top_k(const Executor& executor, const std::vector<Segment>& scores,
-                          const std::vector<Segment>& grads, ScoreKind kind, double weight,
-                          const std::vector<int64_t>& k, bool each);
+// Where a packed selection goes: `indices` has room for the sum of k int32, or int64 where `wide`, the segments'
+// indices one after another; offsets[t] is where those of segment t begin, offsets[segments] their number; one
+// threshold, or one per segment.
+struct Packed {
+  bool wide;
+  void* indices;
+  int64_t* offsets;
+  double* thresholds;
+};
 
-// top_k with everything written in one go: `indices` has room for k int32, or int64 where `wide`, the segments' indices
-// one after another; offsets[t] is where those of segment t begin, offsets[segments] = k.
-void top_k_packed(const Executor& executor, const std::vector<Segment>& segments, int64_t k, bool wide, void* indices,
-                  int64_t* offsets, double* threshold);
+void top_k_packed(const Executor& executor, const std::vector<Segment>& segments, int64_t k, const Packed& out);
+
+// The last batch of a score and the selection by it: accumulate_scores (score.h), then the top k of the new scores,
+// k[0] in all, or k[t] of segment t for `each`. Throws BadKeys for a score that is NaN or infinite; the scores are
+// written all the same.
+void accumulate_top_k_packed(const Executor& executor, const std::vector<Segment>& scores,
+                             const std::vector<Segment>& grads, ScoreKind kind, double weight,
+                             const std::vector<int64_t>& k, bool each, const Packed& out);
 
 }  // namespace fgunlearn::cpu

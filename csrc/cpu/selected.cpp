@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <limits>
 #include <utility>
 
@@ -57,29 +58,35 @@ Selected random_k(const Executor& executor, const std::vector<Segment>& segments
                   segments.size());
 }
 
-Selected accumulate_top_k(const Executor& executor, const std::vector<Segment>& scores,
-                          const std::vector<Segment>& grads, ScoreKind kind, double weight,
-                          const std::vector<int64_t>& k, bool each) {
+namespace {
+
+void write_packed(const Executor& executor, const Selected& selected, const Packed& packed) {
+  std::vector<void*> out;
+  packed.offsets[0] = 0;
+  for (size_t t = 0; t < selected.counts().size(); ++t) {
+    out.push_back(static_cast<char*>(packed.indices) + packed.offsets[t] * (packed.wide ? 8 : 4));
+    packed.offsets[t + 1] = packed.offsets[t] + selected.counts()[t];
+  }
+  selected.write(executor, std::vector<bool>(out.size(), packed.wide), out);
+  std::copy(selected.thresholds().begin(), selected.thresholds().end(), packed.thresholds);
+}
+
+}  // namespace
+
+void top_k_packed(const Executor& executor, const std::vector<Segment>& segments, int64_t k, const Packed& out) {
+  write_packed(executor, top_k(executor, segments, k, false), out);
+}
+
+void accumulate_top_k_packed(const Executor& executor, const std::vector<Segment>& scores,
+                             const std::vector<Segment>& grads, ScoreKind kind, double weight,
+                             const std::vector<int64_t>& k, bool each, const Packed& out) {
   accumulate_scores(executor, scores, grads, kind, weight);
   std::vector<int64_t> bad(scores.size());
   count_nonfinite(executor, scores, bad.data());
   for (size_t t = 0; t < bad.size(); ++t) {
     if (bad[t] > 0) throw BadKeys(static_cast<int64_t>(t), bad[t], "NaN or infinite values");
   }
-  return each ? top_k_each(executor, scores, k) : top_k(executor, scores, k[0], false);
-}
-
-void top_k_packed(const Executor& executor, const std::vector<Segment>& segments, int64_t k, bool wide, void* indices,
-                  int64_t* offsets, double* threshold) {
-  const Selected selected = top_k(executor, segments, k, false);
-  *threshold = selected.thresholds()[0];
-  std::vector<void*> out;
-  offsets[0] = 0;
-  for (size_t t = 0; t < segments.size(); ++t) {
-    out.push_back(static_cast<char*>(indices) + offsets[t] * (wide ? 8 : 4));
-    offsets[t + 1] = offsets[t] + selected.counts()[t];
-  }
-  selected.write(executor, std::vector<bool>(segments.size(), wide), out);
+  write_packed(executor, each ? top_k_each(executor, scores, k) : top_k(executor, scores, k[0], false), out);
 }
 
 }  // namespace fgunlearn::cpu

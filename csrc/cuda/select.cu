@@ -36,33 +36,9 @@ namespace {
 Selected top_k_of(const Context& context, const std::vector<Segment>& segments, const std::vector<int64_t>& k,
                   bool each, bool exhaustive) {
   const Request request = request_of(memory_segments(segments), k, each);
-  const MemoryKeys source{false};
   const auto refuse = [&] { refuse_nan(context, segments); };
-  if (has_f64(segments)) {
-    return ranked_selection<uint64_t>(context, request, source, false, exhaustive, refuse);
-  }
-  return ranked_selection<uint32_t>(context, request, source, false, exhaustive, refuse);
-}
-
-template <typename Key>
-void packed(const Context& context, const Request& request, bool wide, void* indices, int64_t* offsets,
-            double* threshold) {
-  const MemoryKeys source{false};
-  Pipeline<Key> pipeline(context, request, false);
-  pipeline.bracket(source, false);
-  pipeline.pass(source);
-  pipeline.digits(Phase::ranked);
-  // What follows does nothing unless the sample was wrong, and then the guess, which only the device knows.
-  pipeline.pass(source);
-  pipeline.digits(Phase::radix);
-  pipeline.pass(source);
-  Summary summary{};
-  summary.thresholds = threshold;
-  summary.offsets = offsets;
-  pipeline.summarise(summary);
-  const std::vector<Output> outputs(request.segments.size(), Output{indices, wide ? 1 : 0, 1});
-  launch(context, write_kernel<Key>, tile_grid(context, pipeline.plan()), kThreads, pipeline.plan(),
-         upload(context, outputs));
+  if (has_f64(segments)) return selection<uint64_t>(context, request, exhaustive, refuse);
+  return selection<uint32_t>(context, request, exhaustive, refuse);
 }
 
 }  // namespace
@@ -77,14 +53,13 @@ Selected top_k_each(const Context& context, const std::vector<Segment>& segments
   return top_k_of(context, segments, k, true, false);
 }
 
-void top_k_packed(const Context& context, const std::vector<Segment>& segments, int64_t k, bool wide, void* indices,
-                  int64_t* offsets, double* threshold) {
+void top_k_packed(const Context& context, const std::vector<Segment>& segments, int64_t k, const Packed& out) {
   const Range range("fgunlearn::top_k_packed");
   const Request request = request_of(memory_segments(segments), {k}, false);
   if (has_f64(segments)) {
-    packed<uint64_t>(context, request, wide, indices, offsets, threshold);
+    packed_selection<uint64_t>(context, request, MemoryKeys{false}, false, out);
   } else {
-    packed<uint32_t>(context, request, wide, indices, offsets, threshold);
+    packed_selection<uint32_t>(context, request, MemoryKeys{false}, false, out);
   }
 }
 

@@ -51,16 +51,25 @@ Selected top_k_each(const Context& context, const std::vector<Segment>& segments
 Selected random_k(const Context& context, const std::vector<Segment>& segments, int64_t k, uint64_t seed,
                   const std::vector<IndexList>* base);
 
-// The last batch of a score and the selection by it, in one pass over both: what accumulate_scores (score.h) and then
-// top_k of the new scores give, k in all or k[t] of segment t. Waits as top_k does. Throws BadKeys for a score that is
-// NaN or infinite; the scores are written all the same.
-Selected accumulate_top_k(const Context& context, const std::vector<Segment>& scores, const std::vector<Segment>& grads,
-                          ScoreKind kind, double weight, const std::vector<int64_t>& k, bool each);
+// Where a packed selection goes, in device memory: `indices` has room for the sum of k int32, or int64 where `wide`,
+// the segments' indices one after another; offsets[t] is where those of segment t begin, offsets[segments] their
+// number; one threshold, or one per segment.
+struct Packed {
+  bool wide;
+  void* indices;
+  int64_t* offsets;
+  double* thresholds;
+};
 
-// top_k without waiting: all of it is enqueued, and can be captured into a CUDA graph. The pointers are to device
-// memory; `indices` has room for k int32, or int64 where `wide`, the segments' indices one after another; offsets[t] is
-// where those of segment t begin, offsets[segments] = k. A NaN among the keys makes the threshold NaN.
-void top_k_packed(const Context& context, const std::vector<Segment>& segments, int64_t k, bool wide, void* indices,
-                  int64_t* offsets, double* threshold);
+// top_k without waiting: all of it is enqueued, and can be captured into a CUDA graph. A NaN among the keys can't be
+// reported: it makes the threshold NaN, and the indices mean nothing.
+void top_k_packed(const Context& context, const std::vector<Segment>& segments, int64_t k, const Packed& out);
+
+// The last batch of a score and the selection by it, in one pass over both: what accumulate_scores (score.h) and then
+// the top k of the new scores give, k[0] in all, or k[t] of segment t for `each`. Doesn't wait. A score that is NaN or
+// infinite makes all thresholds NaN; the scores are written all the same.
+void accumulate_top_k_packed(const Context& context, const std::vector<Segment>& scores,
+                             const std::vector<Segment>& grads, ScoreKind kind, double weight,
+                             const std::vector<int64_t>& k, bool each, const Packed& out);
 
 }  // namespace fgunlearn::cuda

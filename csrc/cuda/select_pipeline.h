@@ -216,26 +216,61 @@ Selected selected_from(const Plan<Key>& plan, Findings found) {
   return Selected(std::move(found.counts), std::move(found.thresholds), write);
 }
 
-// The selection by a source whose keys lie in memory after the first pass. Waits for the stream once, or twice where
-// sample and guess were wrong. `refuse` is called where a key is bad, and throws.
-template <typename Key, typename Source, typename Refuse>
-Selected ranked_selection(const Context& context, const Request& request, const Source& source, bool finite_only,
-                          bool exhaustive, Refuse&& refuse) {
-  Pipeline<Key> pipeline(context, request, finite_only);
+// The passes after the first, for the groups that it did not settle: of the plateau that a bracket points to which
+// missed, and then by radix histograms. They do nothing where all are settled.
+template <typename Key>
+void settle_the_rest(Pipeline<Key>& pipeline, bool finite_only) {
   const MemoryKeys memory{finite_only};
+  pipeline.pass(memory);
+  pipeline.digits(Phase::radix);
+  pipeline.pass(memory);
+}
+
+// The selection by keys in memory. Waits for the stream once, or twice where a sample misled. `refuse` is called where
+// a key is NaN, and throws.
+template <typename Key, typename Refuse>
+Selected selection(const Context& context, const Request& request, bool exhaustive, Refuse&& refuse) {
+  Pipeline<Key> pipeline(context, request, false);
+  const MemoryKeys source{false};
   pipeline.bracket(source, exhaustive);
   pipeline.pass(source);
   pipeline.digits(Phase::ranked);
   Findings found = findings_of(context, pipeline);
   if (!found.settled && !found.bad_key) {
-    pipeline.pass(memory);  // where the bracket missed: the plateau it points to
-    pipeline.digits(Phase::radix);
-    pipeline.pass(memory);
+    settle_the_rest(pipeline, false);
     found = findings_of(context, pipeline);
   }
   if (found.bad_key) refuse();
   if (!found.settled) throw std::runtime_error("the k-th key was not found: the keys changed during the selection");
   return selected_from(pipeline.plan(), std::move(found));
+}
+
+// The selection by a source whose keys lie in memory after the first pass, without waiting: what is needed only where a
+// sample misled is enqueued always.
+template <typename Key, typename Source>
+void packed_selection(const Context& context, const Request& request, const Source& source, bool finite_only,
+                      const Packed& out) {
+  Pipeline<Key> pipeline(context, request, finite_only);
+  pipeline.bracket(source, false);
+  pipeline.pass(source);
+  pipeline.digits(Phase::ranked);
+  settle_the_rest(pipeline, finite_only);
+  // Each segment's place is known beforehand where each is a group: its k.
+  const bool each = request.groups.size() == request.segments.size();
+  const size_t segments = request.segments.size();
+  std::vector<Output> outputs(segments, Output{out.indices, out.wide ? 1 : 0, 1});
+  std::vector<int64_t> offsets{0};
+  for (size_t s = 0; each && s < segments; ++s) {
+    outputs[s].indices = static_cast<char*>(out.indices) + offsets[s] * (out.wide ? 8 : 4);
+    offsets.push_back(offsets[s] + request.groups[s].k);
+  }
+  if (each) upload(context, offsets.data(), static_cast<int64_t>(offsets.size() * sizeof(int64_t)), out.offsets);
+  Summary summary{};
+  summary.thresholds = out.thresholds;
+  summary.offsets = each ? nullptr : out.offsets;
+  pipeline.summarise(summary);
+  launch(context, write_kernel<Key>, tile_grid(context, pipeline.plan()), kThreads, pipeline.plan(),
+         upload(context, outputs));
 }
 
 }  // namespace fgunlearn::cuda

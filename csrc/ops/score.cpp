@@ -50,8 +50,9 @@ void score_accumulate_(const Tensors score, const Tensors grad, const std::strin
   kernels::accumulate_scores(op.engine(), what.scores, what.grads, what.kind, weight);
 }
 
-std::tuple<Tensors, Tensor> score_accumulate_topk_(const Tensors score, const Tensors grad, const std::string kind,
-                                                   double weight, const std::vector<int64_t> k, bool each) {
+std::tuple<Tensor, Tensor, Tensor> score_accumulate_topk_(const Tensors score, const Tensors grad,
+                                                          const std::string kind, double weight,
+                                                          const std::vector<int64_t> k, bool each) {
   const Call op("score_accumulate_topk_", {&score, &grad});
   const Accumulation what = checked(op, score, grad, kind, weight);
   int64_t n = 0;
@@ -59,10 +60,13 @@ std::tuple<Tensors, Tensor> score_accumulate_topk_(const Tensors score, const Te
   check(k.size() == (each ? score.size() : 1), op, ": got ", k.size(), " values of k for ",
         each ? score.size() : size_t{1}, each ? " tensors" : " list");
   for (size_t t = 0; t < k.size(); ++t) check_count(op, "k", k[t], each ? what.scores[t].numel : n);
-  const auto selected = refusing_bad_keys(op, "score", [&] {
-    return kernels::accumulate_top_k(op.engine(), what.scores, what.grads, what.kind, weight, k, each);
+  int64_t selected = 0;
+  for (int64_t count : k) selected += count;
+  const PackedTensors packed(op, what.scores, selected, static_cast<int64_t>(k.size()));
+  refusing_bad_keys(op, "score", [&] {
+    kernels::accumulate_top_k_packed(op.engine(), what.scores, what.grads, what.kind, weight, k, each, packed.places());
   });
-  return {write_indices(op, what.scores, selected), op.make(selected.thresholds())};
+  return packed.tensors();
 }
 
 Tensor count_nonfinite(const Tensors tensors) {
@@ -80,7 +84,7 @@ FGU_SCHEMAS(m) {
   m.def("score_accumulate_(Tensor(a!)[] score, Tensor[] grad, str kind, float weight) -> ()");
   m.def(
       "score_accumulate_topk_(Tensor(a!)[] score, Tensor[] grad, str kind, float weight, int[] k, bool each=False) -> "
-      "(Tensor[], Tensor)");
+      "(Tensor, Tensor, Tensor)");
   m.def("count_nonfinite(Tensor[] tensors) -> Tensor");
 }
 

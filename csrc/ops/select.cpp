@@ -40,17 +40,9 @@ std::tuple<Tensor, Tensor, Tensor> topk_select_packed(const Tensors keys, int64_
   Tensors copies;
   const auto segments = contiguous_segments_of(op, "keys", keys, copies);
   check_count(op, "k", k, total(segments));
-  bool wide = false;
-  for (const Segment& segment : segments) wide |= segment.numel >= kNarrowIndexLimit;
-  Tensor indices = op.empty(k, wide ? ScalarType::Long : ScalarType::Int);
-  Tensor offsets = op.empty(static_cast<int64_t>(segments.size()) + 1, ScalarType::Long);
-  Tensor threshold = op.empty(1, ScalarType::Double);
-  refusing_bad_keys(op, "keys", [&] {
-    kernels::top_k_packed(op.engine(), segments, k, wide, indices.data_ptr(), static_cast<int64_t*>(offsets.data_ptr()),
-                          static_cast<double*>(threshold.data_ptr()));
-    return 0;
-  });
-  return {indices, offsets, threshold};
+  const PackedTensors packed(op, segments, k, 1);
+  refusing_bad_keys(op, "keys", [&] { kernels::top_k_packed(op.engine(), segments, k, packed.places()); });
+  return packed.tensors();
 }
 
 Tensors randomk_select(const std::vector<int64_t> numels, int64_t k, int64_t seed, const Tensors base) {

@@ -1,16 +1,42 @@
 // From a selection to index tensors, for the ops that select.
 #pragma once
 
+#include <algorithm>
+#include <tuple>
 #include <utility>
 
 #include "core/select.h"
 #include "ops/tensors.h"
+#include FGU_KERNEL_HEADER(select.h)
 
 namespace fgunlearn::ops {
 
 inline void check_count(const Call& op, const char* argument, int64_t k, int64_t n) {
   check(k >= 0 && k <= n, op, ": ", argument, " must be in [0, ", n, "], got ", k);
 }
+
+// The outputs of a packed selection: indices of all segments one after another, offsets, thresholds.
+class PackedTensors {
+ public:
+  PackedTensors(const Call& op, const std::vector<Segment>& segments, int64_t k, int64_t thresholds)
+      : wide_(std::any_of(segments.begin(), segments.end(),
+                          [](const Segment& segment) { return segment.numel >= kNarrowIndexLimit; })),
+        indices_(op.empty(k, wide_ ? torch::headeronly::ScalarType::Long : torch::headeronly::ScalarType::Int)),
+        offsets_(op.empty(static_cast<int64_t>(segments.size()) + 1, torch::headeronly::ScalarType::Long)),
+        thresholds_(op.empty(thresholds, torch::headeronly::ScalarType::Double)) {}
+
+  kernels::Packed places() const {
+    return {wide_, indices_.data_ptr(), static_cast<int64_t*>(offsets_.data_ptr()),
+            static_cast<double*>(thresholds_.data_ptr())};
+  }
+  std::tuple<Tensor, Tensor, Tensor> tensors() const { return {indices_, offsets_, thresholds_}; }
+
+ private:
+  bool wide_;
+  Tensor indices_;
+  Tensor offsets_;
+  Tensor thresholds_;
+};
 
 // select(), with keys that can't be ranked reported under the argument's name.
 template <typename Select>

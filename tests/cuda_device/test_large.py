@@ -152,7 +152,7 @@ def test_a_score_is_accumulated_and_ranked_beyond_2_to_the_32() -> None:
     grad[places()] = torch.arange(2, 2 + len(PLACES), device="cuda").bfloat16()
     score = torch.zeros(N, dtype=torch.float32, device="cuda")
     ops.score_accumulate_([score], [grad], "fisher", 1.0)
-    (index,), threshold = ops.score_accumulate_topk_([score], [grad], "fisher", 1.0, [len(PLACES)])
+    index, _, threshold = ops.score_accumulate_topk_([score], [grad], "fisher", 1.0, [len(PLACES)])
     assert index.tolist() == PLACES
     assert threshold.tolist() == [8.0]
     assert score[places()].tolist() == [2.0 * v * v for v in range(2, 2 + len(PLACES))]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fgunlearn.ops.devices import device_of
-from fgunlearn.ops.select import empty_indices, topk_select_each_ref, topk_select_ref
+from fgunlearn.ops.select import empty_packed, packed_ref, topk_select_each_ref, topk_select_ref
 from fgunlearn.ops.versions import mark_written
 
 _ops = torch.ops.fgunlearn
@@ -42,11 +42,11 @@ def score_accumulate_ref(score: Sequence[Tensor], grad: Sequence[Tensor], kind: 
 
 def score_accumulate_topk_(
     score: Sequence[Tensor], grad: Sequence[Tensor], kind: str, weight: float, k: Sequence[int], each: bool = False
-) -> tuple[list[Tensor], Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """:func:`score_accumulate_`, then the top k of the new scores by magnitude: for the last batch of a score.
 
-    On CUDA one fused pass, which reads no more than the accumulation alone; the host waits for its result. Not for
-    ``torch.compile``, which has no rule for an op that writes to its arguments and returns a list.
+    On CUDA one fused pass, which reads no more than the accumulation alone. The host waits for nothing there, so that
+    it can be captured into a CUDA graph.
 
     Args:
         score: as for :func:`score_accumulate_`.
@@ -57,12 +57,13 @@ def score_accumulate_topk_(
         each: select from each tensor by itself.
 
     Returns:
-        Indices and threshold (thresholds with ``each``), as :func:`fgunlearn.ops.topk_select` and
-        :func:`fgunlearn.ops.topk_select_each` give them.
+        indices, offsets and threshold as :func:`fgunlearn.ops.topk_select_packed` gives them; with ``each`` one
+        threshold per tensor. On CUDA all thresholds are NaN where a new score is NaN or infinite, and the indices mean
+        nothing then.
 
     Raises:
-        RuntimeError: what doesn't fit, or k out of range, and the scores are unchanged; a new score that is NaN or
-            infinite (tensor and count are named), and the scores are the new ones.
+        RuntimeError: what doesn't fit, or k out of range, and the scores are unchanged; on the CPU also a new score
+            that is NaN or infinite (tensor and count are named), and the scores are the new ones.
     """
     try:
         return _ops.score_accumulate_topk_(list(score), list(grad), kind, weight, list(k), each)
@@ -72,11 +73,11 @@ def score_accumulate_topk_(
 
 def score_accumulate_topk_ref(
     score: Sequence[Tensor], grad: Sequence[Tensor], kind: str, weight: float, k: Sequence[int], each: bool = False
-) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    """Specification of :func:`score_accumulate_topk_`: the new scores, the indices and the threshold."""
+) -> tuple[tuple[Tensor, Tensor, Tensor], list[Tensor]]:
+    """Specification of :func:`score_accumulate_topk_`: what it returns, and the new scores."""
     new = score_accumulate_ref(score, grad, kind, weight)
     indices, threshold = topk_select_each_ref(new, k) if each else topk_select_ref(new, k[0])
-    return new, indices, threshold
+    return (*packed_ref(indices, [s.numel() for s in score]), threshold), new
 
 
 def count_nonfinite(tensors: Sequence[Tensor]) -> Tensor:
@@ -100,10 +101,8 @@ def _(score: list[Tensor], grad: list[Tensor], kind: str, weight: float) -> None
 @torch.library.register_fake("fgunlearn::score_accumulate_topk_")
 def _(
     score: list[Tensor], grad: list[Tensor], kind: str, weight: float, k: list[int], each: bool = False
-) -> tuple[list[Tensor], Tensor]:
-    device = device_of(score)
-    indices = empty_indices([s.numel() for s in score], device)
-    return indices, torch.empty(len(score) if each else 1, dtype=torch.float64, device=device)
+) -> tuple[Tensor, Tensor, Tensor]:
+    return empty_packed([s.numel() for s in score], sum(k), len(k), device_of(score))
 
 
 @torch.library.register_fake("fgunlearn::count_nonfinite")

@@ -93,13 +93,35 @@ def topk_select_packed(keys: Sequence[Tensor], k: int) -> tuple[Tensor, Tensor, 
 def topk_select_packed_ref(keys: Sequence[Tensor], k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Specification of :func:`topk_select_packed`."""
     indices, threshold = topk_select_ref(keys, k)
-    dtype = _packed_dtype([t.numel() for t in keys])
+    return *packed_ref(indices, [t.numel() for t in keys]), threshold
+
+
+def packed_ref(indices: Sequence[Tensor], numels: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The indices of several tensors one after another, and where each one's begin."""
+    dtype = _packed_dtype(numels)
     offsets = torch.tensor([0, *(index.numel() for index in indices)], dtype=torch.int64).cumsum(0)
-    return torch.cat([torch.empty(0, dtype=dtype), *(index.to(dtype) for index in indices)]), offsets, threshold
+    return torch.cat([torch.empty(0, dtype=dtype), *(index.to(dtype) for index in indices)]), offsets
 
 
 def _packed_dtype(numels: Sequence[int]) -> torch.dtype:
     return torch.int64 if any(index_dtype(numel) == torch.int64 for numel in numels) else torch.int32
+
+
+def unpacked(packed: Tensor, offsets: Tensor, numels: Sequence[int]) -> list[Tensor]:
+    """The indices of each tensor, in memory of their own, from what a packed selection gave; waits for ``offsets``."""
+    ends = offsets.tolist()
+    return [packed[ends[t] : ends[t + 1]].to(index_dtype(numel), copy=True) for t, numel in enumerate(numels)]
+
+
+def empty_packed(
+    numels: Sequence[int], k: int, thresholds: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What a packed selection of k coordinates returns, uninitialised."""
+    return (
+        torch.empty(k, dtype=_packed_dtype(numels), device=device),
+        torch.empty(len(numels) + 1, dtype=torch.int64, device=device),
+        torch.empty(thresholds, dtype=torch.float64, device=device),
+    )
 
 
 def randomk_select(
@@ -189,12 +211,7 @@ def _(keys: list[Tensor], k: list[int]) -> tuple[list[Tensor], Tensor]:
 
 @torch.library.register_fake("fgunlearn::topk_select_packed")
 def _(keys: list[Tensor], k: int) -> tuple[Tensor, Tensor, Tensor]:
-    device = device_of(keys)
-    return (
-        torch.empty(k, dtype=_packed_dtype([t.numel() for t in keys]), device=device),
-        torch.empty(len(keys) + 1, dtype=torch.int64, device=device),
-        torch.empty(1, dtype=torch.float64, device=device),
-    )
+    return empty_packed([t.numel() for t in keys], k, 1, device_of(keys))
 
 
 @torch.library.register_fake("fgunlearn::randomk_select")

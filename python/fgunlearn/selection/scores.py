@@ -19,6 +19,7 @@ from fgunlearn.batches import (
     evaluation_mode,
     with_last,
 )
+from fgunlearn.ops.select import unpacked
 from fgunlearn.parameters import trainable
 from fgunlearn.progress import track
 from fgunlearn.selection.strategies import ScoreKind
@@ -168,11 +169,13 @@ def top_scores(
             complete = [g.detach() for g in gradients if g is not None]
             if last and fused and len(complete) == len(keys):
                 try:
-                    indices, threshold = ops.score_accumulate_topk_(keys, complete, kind, float(size), k, each)
+                    packed, offsets, threshold = ops.score_accumulate_topk_(keys, complete, kind, float(size), k, each)
                 except RuntimeError as error:
                     _explain_nonfinite(error, sums)
                     raise
-                return indices, threshold, seen
+                if bool(threshold.isnan().any()):  # all that CUDA can say
+                    _refuse_nonfinite(sums)
+                return unpacked(packed, offsets, [s.numel() for s in keys]), threshold, seen
             _accumulate(sums, gradients, kind, size)
             del gradients, complete
     _refuse_nonfinite(sums)
