@@ -35,6 +35,7 @@ class Kernel:
 
     @property
     def clean(self) -> bool:
+        """Whether nothing of it lies in local memory."""
         return self.stack == 0 and self.spills == 0
 
 
@@ -82,7 +83,7 @@ def parse(report: str) -> list[Kernel]:
             entry = None
     if entry is not None:
         raise ValueError(f"no registers for {entry['name']}")
-    return kernels
+    return kernels + [Kernel(called, architecture, 0, 0, *held) for called, held in memory.items()]
 
 
 def compile_report(nvcc: str, source: Path, architecture: str) -> str:
@@ -136,6 +137,7 @@ def table(kernels: list[Kernel], names: list[str]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """The command line; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", nargs="*", type=Path, help="files to compile; by default csrc/cuda/*.cu")
     parser.add_argument("--arch", action="append", help="architectures, by default 90 and 80; may be repeated")
