@@ -19,7 +19,7 @@ def run(report: Report) -> None:
     settings = {"lr": 1e-4, "momentum": 0.9, "weight_decay": 1e-4}
     dense = torch.optim.SGD([p], fused=True, **settings)
     for share in (0.001, 0.01, 0.1):
-        selection = fg.randomk([p.detach()], ratio=share)
+        selection = fg.randomk([p.detach()], ratio=share).to(report.device)
         sparse = fg.SparseOptimizer(torch.optim.SGD([p], **settings), selection)
         mask = selection.masks()[0].float()
 

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from fgunlearn import machine
 from fgunlearn.benchmarks.clocks import CpuClock, CudaClock
+from fgunlearn.benchmarks.inputs import normal
 from fgunlearn.files import replacing
 
 
@@ -286,7 +287,7 @@ def add_copy(report: Report, n: int) -> float:
     """
     if report.on_cuda:
         n = max(n, 1 << 28) if report.clock.fits(8 << 28) else n
-    source = torch.ones(n, device=report.device)
+    source = normal(n, report.device, seed=0)
     target = torch.empty(n, device=report.device)
     what, who = f"copy, {n:.3g} f32", "torch copy_"
     taken = report.compare(what, {who: lambda: target.copy_(source)}, repeats=7)

@@ -189,9 +189,10 @@ test_file() { # FILE XML
 }
 
 sanitize() { # TOOL
-  # memcheck watches all kernels; the others only ours, since torch's are not what they are about.
+  # What goes on inside a kernel is watched in ours only. memcheck watches all, and initcheck has to: it learns what is
+  # initialised from the kernels that write it.
   local only=()
-  [ "$1" = memcheck ] || only=(--kernel-name kernel_substring=fgunlearn)
+  case "$1" in racecheck | synccheck) only=(--kernel-name kernel_substring=fgunlearn) ;; esac
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$1" --error-exitcode 99 --report-api-errors no \
     --target-processes all ${only[@]+"${only[@]}"} "$python" scripts/sanitizer_case.py --device cuda || return
   # An exit status of 0 alone proves nothing: the tool has to have counted, and to no more than 0.

@@ -38,6 +38,10 @@ class Case:
         drawn = [torch.randn(n, generator=generator, device=self.drawn_on) for n in wanted]
         return [tensor.to(dtype).to(self.device) for tensor in drawn]
 
+    def zeros(self, numels: Sequence[int]) -> list[Tensor]:
+        """One tensor per number of elements."""
+        return [torch.zeros(n, device=self.drawn_on).to(self.device) for n in numels]
+
     @property
     def k(self) -> int:
         """How many are selected."""
@@ -86,7 +90,7 @@ def _rms(case: Case) -> Results:
 
 
 def _accumulate(case: Case) -> Results:
-    scores = [torch.zeros(n, device=case.device) for n in case.numels]
+    scores = case.zeros(case.numels)
     for kind, dtype in (("grad", torch.float32), ("abs_grad", torch.bfloat16), ("fisher", torch.float16)):
         fg.ops.score_accumulate_(scores, case.normal(dtype=dtype), kind, 0.25)
     return scores
@@ -95,7 +99,7 @@ def _accumulate(case: Case) -> Results:
 def _accumulate_top_k(case: Case) -> Results:
     results = []
     for k, each in (([case.k], False), ([n // 50 for n in case.numels], True)):
-        scores = [torch.zeros(n, device=case.device) for n in case.numels]
+        scores = case.zeros(case.numels)
         indices, thresholds = ops.score_accumulate_topk_(scores, case.normal(), "abs_grad", 1.0, k, each)
         results += [*scores, *indices, thresholds]
     return results
@@ -144,7 +148,7 @@ def _sparse_add(case: Case) -> Results:
 
 def _sgd(case: Case) -> Results:
     params, grads, indices = case.normal(), case.normal(), case.indices()
-    momenta = [torch.zeros(index.numel(), device=case.device) for index in indices]
+    momenta = case.zeros([index.numel() for index in indices])
     for first in (1, 0):
         fg.ops.sparse_sgd_(
             params, grads, indices, momenta, [first] * len(params), 0.1, 0.9, 0.0, 1e-4, bool(first), False

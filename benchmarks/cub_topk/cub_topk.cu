@@ -1,14 +1,12 @@
 // cub::DeviceTopK as a C function, a peer of fgunlearn's selection. It gives the k pairs in no particular order, and
 // which of several equal keys it takes may differ between runs.
+#include <cstdint>
 #include <cub/device/device_topk.cuh>
 #include <cub/version.cuh>
-
 #include <cuda/functional>
 #include <cuda/iterator>
 #include <cuda/std/execution>
 #include <cuda/stream_ref>
-
-#include <cstdint>
 
 static_assert(CUB_VERSION >= 300200, "cub::DeviceTopK takes pairs and requirements from CUB 3.2 on");
 
@@ -35,8 +33,8 @@ cudaError_t largest(void* workspace, size_t& bytes, Keys keys, float* keys_out, 
 // Returns a cudaError_t.
 extern "C" __attribute__((visibility("default"))) int fgunlearn_cub_topk(const float* keys, uint32_t n, uint32_t k,
                                                                          float* keys_out, uint32_t* index_out,
-                                                                         int magnitudes, void* workspace,
-                                                                         size_t* bytes, cudaStream_t stream) {
+                                                                         int magnitudes, void* workspace, size_t* bytes,
+                                                                         cudaStream_t stream) {
   if (magnitudes != 0) {
     return largest(workspace, *bytes, cuda::transform_iterator(keys, Magnitude{}), keys_out, index_out, n, k, stream);
   }

@@ -20,7 +20,8 @@ NEED_A_GPU = ("tests", "sanitizer-", "bench-select", "bench-score", "bench-pertu
 
 
 def check(out: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHON": sys.executable, "SITE": str(Path(fgunlearn.__file__).parents[1]), **settings}
+    own = {"PYTHON": sys.executable, "SITE": str(Path(fgunlearn.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **own, **settings}
     command = [str(ROOT / "scripts" / "gpu_check.sh"), *arguments, str(out)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
@@ -62,7 +63,8 @@ def test_a_step_that_fails_is_said_to_and_others_go_on(tmp_path: Path) -> None:
 
 
 def test_a_later_run_adds_its_steps_and_replaces_those_it_repeats(tmp_path: Path) -> None:
-    check(tmp_path, DRY_RUN="1", STEPS="environment")
+    done = check(tmp_path, DRY_RUN="1", STEPS="environment")
+    assert "1 passed" in done.stdout
     done = check(tmp_path, DRY_RUN="1", STEPS="environment ncu")
     assert list(outcomes(tmp_path)) == ["environment", "ncu"]
     assert "1 passed, 1 skipped" in done.stdout
@@ -135,3 +137,89 @@ def test_the_table_of_kernels_is_ncus_own_figures(script: Script, tmp_path: Path
     (tmp_path / "ncu.csv").write_text("==ERROR== no permission\n")
     assert summary.main(["--kernels", str(tmp_path / "ncu.csv")]) == 1
     assert summary.kernel_table(tmp_path / "ncu.csv") == []
+
+
+PRETENDED_CUDA = """
+import sys
+
+if not any("gpu_summary" in word for word in sys.orig_argv):
+    import torch
+
+    full = torch.full
+    torch.full = lambda *sizes, device=None, **options: full(*sizes, **options)
+    torch.cuda.is_available = lambda: True
+    torch.cuda.synchronize = lambda device=None: None
+    torch.cuda.get_device_name = lambda device=None: "Pretended GPU 9000"
+    torch.cuda.get_device_capability = lambda device=None: (9, 0)
+    torch.cuda.get_device_properties = lambda device=None: "pretended"
+"""
+
+PRETENDED_PYTHON = """#!/usr/bin/env bash
+given=()
+for word in "$@"; do [ "$word" = cuda ] && word=cpu; given+=("$word"); done
+exec {python} "${{given[@]}}"
+"""
+
+# memcheck and racecheck find nothing; initcheck ends well without having counted; synccheck finds something.
+PRETENDED_SANITIZER = """#!/usr/bin/env bash
+[ "$PYTORCH_NO_CUDA_MEMORY_CACHING" = 1 ] || exit 5
+tool="$2"
+while [ "$1" != "$PYTHON" ]; do echo "option $1"; shift; done
+"$@" || exit
+case "$tool" in
+  memcheck) echo "========= ERROR SUMMARY: 0 errors" ;;
+  racecheck) echo "========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)" ;;
+  synccheck) echo "========= ERROR SUMMARY: 3 errors"; exit 99 ;;
+esac
+"""
+
+PRETENDED_NCU = """#!/usr/bin/env bash
+while [ "$1" != --log-file ]; do echo "option $1"; shift; done
+{ echo '==PROF== Connected'; echo '"ID","Kernel Name","gpu__time_duration.sum"'; echo '"","","ns"'; } >"$2"
+echo '"0","move_kernel","1000"' >>"$2"
+"""
+
+
+def test_with_a_gpu_every_tool_is_called_and_none_is_believed_without_its_count(tmp_path: Path) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name, text in (
+        ("python", PRETENDED_PYTHON.format(python=sys.executable)),
+        ("compute-sanitizer", PRETENDED_SANITIZER),
+        ("ncu", PRETENDED_NCU),
+    ):
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+    (tools / "sitecustomize.py").write_text(PRETENDED_CUDA)
+    out = tmp_path / "out"
+    done = check(
+        out,
+        PYTHON=str(tools / "python"),
+        PYTHONPATH=str(tools),
+        STEPS="environment build sanitizers bench ncu",
+        BENCHES="score",
+        QUICK="1",
+        COMMIT="abc1234",
+    )
+    found = outcomes(out)
+    status = {name: one for name, (one, _) in found.items()}
+    assert status == {
+        "environment": "passed",
+        "build": "passed",
+        "sanitizer-memcheck": "passed",
+        "sanitizer-racecheck": "passed",
+        "sanitizer-initcheck": "failed",
+        "sanitizer-synccheck": "failed",
+        "bench-score": "passed",
+        "ncu": "passed",
+    }, (found, done.stderr)
+    assert done.returncode == 1
+    assert found["sanitizer-memcheck"][1] == "========= ERROR SUMMARY: 0 errors"
+    assert "did not say that it found 0 errors" in found["sanitizer-initcheck"][1]
+    assert "exit status 99" in found["sanitizer-synccheck"][1]
+    assert "--kernel-name" in (out / "logs" / "sanitizer-racecheck.log").read_text()
+    assert "--kernel-name" not in (out / "logs" / "sanitizer-initcheck.log").read_text()
+    assert "option --clock-control\noption none" in (out / "logs" / "ncu.log").read_text()
+    figures = json.loads((out / "results" / "cuda-pretended-gpu-9000" / "score.json").read_text())
+    assert figures["machine"]["commit"] == "abc1234"
+    assert "| move_kernel | 0.0010 |" in (out / "summary.md").read_text()
