@@ -2,6 +2,7 @@
 #   make demo    train, unlearn and check a real model on real data
 #   make test    the tests
 #   make bench   the benchmarks, about ten minutes
+#   make check-cuda   what can be held of the CUDA kernels without a GPU
 # TORCH_SPEC picks the torch to install, e.g. make test TORCH_SPEC="torch==2.13.0".
 
 PYTHON ?= python3
@@ -11,12 +12,12 @@ FGUNLEARN_CUDA ?= AUTO
 BENCHES ?= select score perturb update
 
 BIN := $(VENV)/bin
-SOURCES := $(shell find csrc cmake python benchmarks -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.cmake' -o -name '*.py' \) -not -path '*/build/*' 2>/dev/null) CMakeLists.txt pyproject.toml
+SOURCES := $(shell find csrc cmake python benchmarks -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cmake' -o -name '*.py' \) -not -path '*/build/*' 2>/dev/null) CMakeLists.txt pyproject.toml
 CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h')
 # Another torch or CUDA setting is another installation: the stamps carry both.
 TAG := $(shell printf '%s' '$(TORCH_SPEC)-$(FGUNLEARN_CUDA)' | tr -c 'A-Za-z0-9.' '_')
 
-.PHONY: demo test bench lint format clean install
+.PHONY: demo test bench check-cuda lint format clean install
 .DELETE_ON_ERROR:
 
 install: $(VENV)/installed-$(TAG)
@@ -32,6 +33,9 @@ bench: install
 	@for name in $(BENCHES); do \
 	  $(BIN)/fgunlearn bench $$name --json benchmarks/results/$$name.json $(ARGS) || exit 1; \
 	done
+
+check-cuda: $(VENV)/dependencies-$(TAG)
+	PYTHON=$(BIN)/python scripts/check_cuda.sh
 
 lint: $(VENV)/dependencies-$(TAG)
 	$(BIN)/ruff check .

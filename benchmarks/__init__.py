@@ -1,1 +1,1 @@
-"""Benchmarks, one module per op: ``run(quick=..., threads=...)`` gives a report of ours and the peers, side by side."""
+"""Benchmarks, one module per op: ``run(report)`` fills a report of ours and the peers, side by side, on its device."""

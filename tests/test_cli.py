@@ -127,6 +127,11 @@ def test_every_command_has_help(run: Run, command: list[str]) -> None:
         (["demo", "--out", "nowhere/results.json"], ["--out", "nowhere"]),
         (["bench", "everything"], ["NAME", "'everything'"]),
         (["bench", "select", "--json", "nowhere/results.json"], ["--json", "nowhere"]),
+        (["bench", "select", "--profile", "nowhere/trace.json"], ["--profile", "nowhere"]),
+        (["bench", "select", "--json", "a.json", "--profile", "b.json"], ["--json", "--profile"]),
+        (["bench", "select", "--device", "abacus"], ["--device", "'abacus'"]),
+        (["bench", "select", "--device", "mps"], ["--device", "'mps'"]),
+        (["bench", "select", "--device", "cuda:99"], ["--device", "cuda:99"]),
         (["unlearn", "--model", "m"], ["--arch"]),
     ],
 )

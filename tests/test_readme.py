@@ -37,3 +37,17 @@ def test_every_figure_is_the_committed_measurement() -> None:
     assert script.rendered(README) == README
     with pytest.raises(ValueError, match="0 marks '<!-- figures: demo table -->'"):
         script.rendered("nothing")
+
+
+def test_every_figure_of_the_benchmarks_page_is_the_committed_measurement() -> None:
+    spec = importlib.util.spec_from_file_location("benchmark_tables", ROOT / "scripts" / "benchmark_tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    page = (ROOT / "benchmarks" / "README.md").read_text()
+    assert script.rendered(page) == page
+    if not list((ROOT / "benchmarks" / "results").glob("cuda-*")):
+        assert "Not measured yet" in script.gpus()
+    with pytest.raises(ValueError, match="0 marks '<!-- figures: cpu -->'"):
+        script.rendered("nothing")

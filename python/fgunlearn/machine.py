@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,8 @@ import torch
 from fgunlearn import ops
 
 
-def describe() -> dict[str, Any]:
-    """Processor, cores, memory, instruction set in use, and versions, ready for JSON."""
+def describe(device: torch.device | None = None) -> dict[str, Any]:
+    """Processor, cores, memory, instruction set, versions, and what a CUDA device is and its driver, ready for JSON."""
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -27,4 +29,29 @@ def describe() -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "fgunlearn": ops.BUILD_INFO["version"],
+        **(_gpu(device) if device is not None and device.type == "cuda" else {}),
     }
+
+
+def _gpu(device: torch.device) -> dict[str, Any]:
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "gpu": properties.name,
+        "compute_capability": f"{properties.major}.{properties.minor}",
+        "gpu_memory_gib": round(properties.total_memory / 2**30, 1),
+        "multiprocessors": properties.multi_processor_count,
+        "l2_mib": round(properties.L2_cache_size / 2**20, 1),
+        "cuda": torch.version.cuda,
+        "driver": _driver(),
+    }
+
+
+def _driver() -> str | None:
+    """The driver's version, None where nothing tells it."""
+    asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    if shutil.which(asked[0]) is not None:
+        told = subprocess.run(asked, capture_output=True, text=True, check=False)
+        if told.returncode == 0 and told.stdout.strip():
+            return told.stdout.split()[0]
+    module = Path("/sys/module/nvidia/version")
+    return module.read_text().strip() if module.exists() else None

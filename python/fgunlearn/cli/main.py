@@ -10,12 +10,14 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
 import fgunlearn
 from fgunlearn.cli.unlearn import unlearn_command
+from fgunlearn.files import replacing
 
 BENCHMARKS = ("select", "score", "perturb", "update")
 
@@ -111,19 +113,77 @@ def bench(
     name: Annotated[str, typer.Argument(help=" | ".join(BENCHMARKS))],
     quick: Annotated[bool, typer.Option(help="Small sizes, a few seconds: to see that it works.")] = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads; torch's default if not given.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the figures as JSON as well.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or cuda:N for one of several.")] = "cpu",
+    json: Annotated[
+        Path | None, typer.Option(help="Write the figures as JSON as well; rewritten as each comparison ends.")
+    ] = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option(help="Write a trace of one call each (Chrome's JSON format), instead of measuring."),
+    ] = None,
+    commit: Annotated[str | None, typer.Option(help="Recorded with the figures; git is asked if not given.")] = None,
+    cub_include: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="FGUNLEARN_CUB_INCLUDE",
+            help="Headers of CUB >= 3.2 for a peer of select on CUDA; looked for in the package nvidia-cuda-cccl.",
+        ),
+    ] = None,
 ) -> None:
     """Time a kernel and its peers side by side."""
     if name not in BENCHMARKS:
         raise ValueError(f"NAME must be one of {', '.join(BENCHMARKS)}, got {name!r}")
     _at_least(1, "--threads", threads)
-    if json is not None and not json.parent.is_dir():
-        raise ValueError(f"--json: there is no folder {json.parent}")
+    for option, path in (("--json", json), ("--profile", profile)):
+        if path is not None and not path.parent.is_dir():
+            raise ValueError(f"{option}: there is no folder {path.parent}")
+    if json is not None and profile is not None:
+        raise ValueError("--json and --profile exclude each other: times taken under a profiler are no figures")
+    _check_device(device)
     benchmark = importlib.import_module(f"fgunlearn.benchmarks.bench_{name}")
-    report = benchmark.run(quick=quick, threads=threads)
-    report.print(Console())
-    if json is not None:
-        report.write(json)
+    timing = importlib.import_module("fgunlearn.benchmarks.timing")
+    report = timing.start(
+        name,
+        threads,
+        device=device,
+        quick=quick,
+        traced=profile is not None,
+        json=json,
+        commit=commit,
+        cub_include=cub_include,
+    )
+    if profile is None:
+        benchmark.run(report)
+        report.print(Console())
+        if json is not None:
+            report.write(json)
+    else:
+        with torch.profiler.profile() as trace:  # everything that this torch and this machine can record
+            benchmark.run(report)
+        with replacing(profile) as temporary:
+            trace.export_chrome_trace(str(temporary))
+        for line in report.failures:
+            print(f"fgunlearn: failed: {line}", file=sys.stderr)
+        print(f"one call of each of {len(report.rows)}, as a trace, in {profile}")
+    if report.failures:
+        raise typer.Exit(1)
+
+
+def _check_device(device: str) -> None:
+    try:
+        wanted = torch.device(device)
+    except RuntimeError:
+        wanted = None
+    if wanted is None or wanted.type not in ("cpu", "cuda"):
+        raise ValueError(f"--device must be cpu, cuda or cuda:N, got {device!r}")
+    if wanted.type == "cpu":
+        return
+    if not torch.cuda.is_available():
+        raise ValueError(f"--device {device}: torch {torch.__version__} finds no CUDA device here")
+    if (wanted.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device {device}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0")
+    if not fgunlearn.build_info()["cuda"]:
+        raise ValueError(f"--device {device}: this fgunlearn was built without CUDA; rebuild it where nvcc is")
 
 
 @app.command()
