@@ -259,8 +259,8 @@ struct RandomKeys {
           at_least[w] = __ballot_sync(kAllLanes, key >= low_);
         }
         if (lane_id() / 4 == round) {
-          bits.above = word_of(above);
-          bits.at_least = word_of(at_least);
+          bits.above = word_of(above[0], above[1], above[2], above[3]);
+          bits.at_least = word_of(at_least[0], at_least[1], at_least[2], at_least[3]);
         }
       }
       return bits;
@@ -270,11 +270,11 @@ struct RandomKeys {
 
    private:
     // Word lane % 4 of the four that a round fills.
-    __device__ static uint32_t word_of(const uint32_t (&ballot)[4]) {
+    __device__ static uint32_t word_of(uint32_t ballot0, uint32_t ballot1, uint32_t ballot2, uint32_t ballot3) {
       const bool second_half = (lane_id() & 1) != 0;
       const bool second_group = (lane_id() & 2) != 0;
-      const uint32_t low = second_half ? ballot[2] : ballot[0];
-      const uint32_t high = second_half ? ballot[3] : ballot[1];
+      const uint32_t low = second_half ? ballot2 : ballot0;
+      const uint32_t high = second_half ? ballot3 : ballot1;
       return second_group ? (low >> 16) | (high & 0xffff0000u) : (low & 0xffffu) | (high << 16);
     }
 
