@@ -12,7 +12,7 @@ from fgunlearn.ops.perturb import rms, sparse_ascent_, sparse_perturb_  # noqa: 
 from fgunlearn.ops.score import count_nonfinite, score_accumulate_  # noqa: E402
 from fgunlearn.ops.select import randomk_select, topk_select, topk_select_each  # noqa: E402
 from fgunlearn.ops.sparse_add import sparse_add  # noqa: E402
-from fgunlearn.ops.update import sparse_sgd_  # noqa: E402
+from fgunlearn.ops.update import sparse_adam_, sparse_sgd_  # noqa: E402
 
 __all__ = [
     "BUILD_INFO",
@@ -20,6 +20,7 @@ __all__ = [
     "randomk_select",
     "rms",
     "score_accumulate_",
+    "sparse_adam_",
     "sparse_add",
     "sparse_ascent_",
     "sparse_gather",
