@@ -188,6 +188,11 @@ def whole_power_ref(base: float, n: int) -> float:
     return product
 
 
+def root_ref(value: Tensor) -> Tensor:
+    """The square root, correctly rounded in float32, which torch's own, by way of MKL, is not always on the CPU."""
+    return value.double().sqrt().to(value.dtype)
+
+
 def round_at_random_ref(value: Tensor, seed: int, step: int, global_index: Tensor) -> Tensor:
     """float32 to bfloat16, up or down with probabilities that make the mean exact; NaN and infinity stay."""
     noise = philox4x32_ref(seed, ROUNDING_STREAM, global_index, step)[0] & 0xFFFF
@@ -291,7 +296,7 @@ def sparse_adam_ref(
     rounding_seed: int | None = None,
     offsets: Sequence[int] = (),
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-    """Specification of :func:`sparse_adam_`, bit for bit.
+    """Specification of :func:`sparse_adam_`, bit for bit but for float64's square roots.
 
     Returns:
         The new parameters, contiguous, and the new exp_avg, exp_avg_sq and max_exp_avg_sq.
@@ -317,7 +322,7 @@ def sparse_adam_ref(
         second = c.constant(beta2) * exp_avg_sq[t] + c.constant(1 - beta2) * gradient * gradient
         spread = torch.maximum(max_exp_avg_sq[t], second) if amsgrad else second
         kept = c.constant(1 - rate * weight_decay if decoupled else 1.0) * c.value
-        value = kept - step_size * first / (spread.sqrt() / correction + c.constant(eps))
+        value = kept - step_size * first / (root_ref(spread) / correction + c.constant(eps))
         offset = offsets[t] if rounding_seed is not None else 0
         new[0].append(c.moved_to(value, rounding_seed, step[t], offset))
         new[1].append(first)
