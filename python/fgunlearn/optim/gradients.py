@@ -49,6 +49,7 @@ def _is_selected(grad: Tensor, slot: Slot) -> bool:
     return found.data_ptr() == coordinates.data_ptr() or torch.equal(found, coordinates)
 
 
+@torch.compiler.disable
 @torch.no_grad()
 def free_gradient(p: Tensor, slot: Slot) -> None:
     """Puts a sparse gradient of the selected coordinates in the place of ``p.grad``, which frees the dense one.
