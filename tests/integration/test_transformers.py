@@ -73,6 +73,7 @@ def test_the_trainer_trains_the_selection_alone(options: dict[str, Any], tmp_pat
     assert sum(states) <= selection.k
 
 
+@pytest.mark.skipif(not hasattr(transformers.Trainer, "_clip_grad_norm"), reason="this Trainer clips in place")
 def test_the_trainer_trains_with_gradients_freed(tmp_path: Path) -> None:
     models = [tiny_model(), tiny_model()]
     for model, free_grads in zip(models, (False, True), strict=True):
