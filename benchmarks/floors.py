@@ -68,6 +68,6 @@ def sparse_add(n: int, k: int, itemsize: int = 4) -> float:
     return 2.0 * n * itemsize + k * (index_size(n) + itemsize)
 
 
-def sparse_sgd(n: int, k: int, itemsize: int = 4) -> float:
-    """With momentum: indices and gradient coordinates read, parameters and k momenta read and written."""
-    return k * (index_size(n) + 2 * 4) + 3 * sectors(n, k, itemsize)
+def sparse_step(n: int, k: int, *, states: int, itemsize: int = 4) -> float:
+    """An optimizer's: indices and gradient coordinates read, parameters and k float32 of each state read and written."""
+    return k * (index_size(n) + states * 2 * 4) + 3 * sectors(n, k, itemsize)

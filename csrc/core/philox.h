@@ -1,6 +1,6 @@
 // Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011), host and device.
-// Every number fgunlearn draws is a pure function of (seed, stream, global index): threads, devices and sharding
-// cannot change it.
+// Every number fgunlearn draws is a pure function of (seed, stream, global index, and for repeated draws the turn):
+// threads, devices and sharding cannot change it.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +15,7 @@ enum class Stream : uint32_t {
   select_low = 1,   // low 32 bits of a Random-k key
   gaussian = 2,     // Gaussian perturbation
   reset = 3,        // redraw from the initial distribution
+  rounding = 4,     // stochastic rounding of an optimizer's step
 };
 
 struct Philox4 {
@@ -29,11 +30,12 @@ constexpr uint32_t kWeyl1 = 0xBB67AE85u;
 constexpr int kRounds = 10;
 }  // namespace philox
 
-FGU_HOST_DEVICE Philox4 philox4x32(uint64_t seed, Stream stream, uint64_t counter) {
+// `turn` is the fourth counter word, for draws that are repeated at the same counter.
+FGU_HOST_DEVICE Philox4 philox4x32(uint64_t seed, Stream stream, uint64_t counter, uint32_t turn = 0) {
   uint32_t c0 = static_cast<uint32_t>(counter);
   uint32_t c1 = static_cast<uint32_t>(counter >> 32);
   uint32_t c2 = static_cast<uint32_t>(stream);
-  uint32_t c3 = 0;
+  uint32_t c3 = turn;
   uint32_t k0 = static_cast<uint32_t>(seed);
   uint32_t k1 = static_cast<uint32_t>(seed >> 32);
   for (int round = 0; round < philox::kRounds; ++round) {

@@ -1,5 +1,8 @@
 #include "cpu/update.h"
 
+#include <algorithm>
+#include <type_traits>
+
 #include "cpu/blocks.h"
 #include "cpu/coordinates.h"
 
@@ -7,50 +10,159 @@ namespace fgunlearn::cpu {
 
 namespace {
 
+// Coordinates are fetched into registers' reach tile by tile: the rule then runs over contiguous values, many lanes at
+// a time, while the next tile's lines are on their way.
+constexpr int64_t kTile = 64;
+constexpr int64_t kAhead = 2 * kTile;  // coordinates between a line's prefetch and its use
+
+// One piece of one tensor: where its values lie.
 template <typename T, typename Place, typename Index>
-void sgd_piece(const SgdRule<typename Convert<T>::accumulate_t>& rule, const Segment& param, const Segment& grad,
-               const Index* index, int64_t count, typename Convert<T>::accumulate_t* buffer, bool first) {
+class Walk {
+ public:
   using C = Convert<T>;
-  T* x = static_cast<T*>(param.data);
-  const T* g = static_cast<const T*>(grad.data);
-  Place of_param(param.layout);
-  Place of_grad(grad.layout);
-  if (buffer == nullptr) {
-    for (int64_t j = 0; j < count; ++j) {
-      T& coordinate = x[of_param.at(index[j])];
-      coordinate = C::store(rule.plain(C::load(coordinate), C::load(g[of_grad.at(index[j])])));
+  using A = typename C::accumulate_t;
+
+  Walk(const Segment& param, const Segment& grad, const Index* index, const Piece& piece, const StepOptions& options,
+       double step)
+      : param_(param),
+        grad_(grad),
+        x_(static_cast<T*>(param.data)),
+        g_(static_cast<const T*>(grad.data)),
+        index_(index),
+        piece_(piece),
+        options_(options),
+        step_(step) {}
+
+  // Calls body(j, count, x, g) tile by tile: the parameters x of coordinates j, j + 1, ... are to be replaced.
+  template <typename Body>
+  void operator()(Body&& body) const {
+    Place of_param(param_.layout);
+    Place of_grad(grad_.layout);
+    A x[kTile];
+    A g[kTile];
+    T* where[kTile];
+    if constexpr (kDirect) prefetch(piece_.begin, piece_.begin + kAhead);
+    for (int64_t begin = piece_.begin; begin < piece_.end; begin += kTile) {
+      const int64_t count = std::min(kTile, piece_.end - begin);
+      const Index* at = index_ + begin;
+      if constexpr (kDirect) prefetch(begin + kAhead, begin + kAhead + kTile);
+      for (int64_t i = 0; i < count; ++i) {
+        where[i] = x_ + of_param.at(at[i]);
+        x[i] = C::load(*where[i]);
+      }
+      if (options_.gathered) {
+        for (int64_t i = 0; i < count; ++i) g[i] = C::load(g_[begin + i]);
+      } else {
+        for (int64_t i = 0; i < count; ++i) g[i] = C::load(g_[of_grad.at(at[i])]);
+      }
+      body(begin, count, x, g);
+      store(at, count, x, where);
     }
-    return;
   }
-  for (int64_t j = 0; j < count; ++j) {
-    T& coordinate = x[of_param.at(index[j])];
-    coordinate = C::store(rule.with_momentum(C::load(coordinate), C::load(g[of_grad.at(index[j])]), buffer[j], first));
+
+ private:
+  static constexpr bool kDirect = std::is_same_v<Place, Direct>;
+
+  void prefetch(int64_t begin, int64_t end) const {
+    end = std::min(end, piece_.end);
+    for (int64_t j = begin; j < end; ++j) __builtin_prefetch(x_ + index_[j], 1);
+    if (options_.gathered) return;
+    for (int64_t j = begin; j < end; ++j) __builtin_prefetch(g_ + index_[j], 0);
   }
+
+  void store(const Index* at, int64_t count, const A* x, T* const* where) const {
+    if constexpr (std::is_same_v<T, bf16_t>) {
+      if (options_.stochastic) {
+        for (int64_t i = 0; i < count; ++i) {
+          *where[i] = to_bf16_at_random(x[i], rounding_noise(options_.seed, step_, param_.offset + at[i]));
+        }
+        return;
+      }
+    }
+    for (int64_t i = 0; i < count; ++i) *where[i] = C::store(x[i]);
+  }
+
+  const Segment& param_;
+  const Segment& grad_;
+  T* x_;
+  const T* g_;
+  const Index* index_;
+  const Piece& piece_;
+  const StepOptions& options_;
+  double step_;
+};
+
+// Calls body(t, walk) with a Walk over each piece, t the number of its tensor.
+template <typename Body>
+void for_each_walk(const Executor& executor, const std::vector<Segment>& params, const std::vector<Segment>& grads,
+                   const std::vector<IndexList>& indices, const std::vector<Number>& steps, const StepOptions& options,
+                   Body&& body) {
+  if (options.found_inf() != 0.0) return;
+  const std::vector<Piece> pieces = cut(indices);
+  executor.for_each(static_cast<int64_t>(pieces.size()), [&](int64_t, int64_t p) {
+    const Piece& piece = pieces[p];
+    const int64_t t = piece.segment;
+    const bool contiguous = params[t].layout.ndim == 0 && (options.gathered || grads[t].layout.ndim == 0);
+    const double step = steps.empty() ? 0.0 : steps[t]();
+    dispatch(params[t].dtype, [&](auto tag) {
+      with_places(indices[t], contiguous, [&](const auto* index, auto place) {
+        using Index = std::remove_cv_t<std::remove_pointer_t<decltype(index)>>;
+        body(t, step,
+             Walk<decltype(tag), typename decltype(place)::type, Index>(params[t], grads[t], index, piece, options,
+                                                                        step));
+      });
+    });
+  });
+}
+
+template <typename A>
+A* state(const std::vector<Segment>& states, int64_t t) {
+  return states.empty() ? nullptr : static_cast<A*>(states[t].data);
 }
 
 }  // namespace
 
 void sgd(const Executor& executor, const std::vector<Segment>& params, const std::vector<Segment>& grads,
          const std::vector<IndexList>& indices, const std::vector<Segment>& buffers, const std::vector<int64_t>& first,
-         const Sgd& sgd) {
-  const std::vector<Piece> pieces = cut(indices);
-  executor.for_each(static_cast<int64_t>(pieces.size()), [&](int64_t, int64_t p) {
-    const Piece& piece = pieces[p];
-    const Segment& param = params[piece.segment];
-    const Segment& grad = grads[piece.segment];
-    const int64_t count = piece.end - piece.begin;
-    const bool is_first = first[piece.segment] != 0;
-    const bool contiguous = param.layout.ndim == 0 && grad.layout.ndim == 0;
-    dispatch(param.dtype, [&](auto tag) {
-      using T = decltype(tag);
-      using A = typename Convert<T>::accumulate_t;
-      const SgdRule<A> rule(sgd);
-      A* buffer = buffers.empty() ? nullptr : static_cast<A*>(buffers[piece.segment].data) + piece.begin;
-      with_places(indices[piece.segment], contiguous, [&](const auto* index, auto place_tag) {
-        using Place = typename decltype(place_tag)::type;
-        sgd_piece<T, Place>(rule, param, grad, index + piece.begin, count, buffer, is_first);
+         const std::vector<Number>& steps, const Sgd& sgd, const StepOptions& options) {
+  for_each_walk(executor, params, grads, indices, steps, options, [&](int64_t t, double, const auto& walk) {
+    using A = typename std::remove_cvref_t<decltype(walk)>::A;
+    const SgdRule<A> rule(sgd, options);
+    A* buffer = state<A>(buffers, t);
+    const bool is_first = first[t] != 0;
+    if (buffer == nullptr) {
+      walk([&](int64_t, int64_t count, A* x, const A* g) {
+        for (int64_t i = 0; i < count; ++i) x[i] = rule.plain(x[i], g[i]);
       });
-    });
+    } else {
+      walk([&](int64_t j, int64_t count, A* x, const A* g) {
+        for (int64_t i = 0; i < count; ++i) x[i] = rule.with_momentum(x[i], g[i], buffer[j + i], is_first);
+      });
+    }
+  });
+}
+
+void adam(const Executor& executor, const std::vector<Segment>& params, const std::vector<Segment>& grads,
+          const std::vector<IndexList>& indices, const std::vector<Segment>& first_moments,
+          const std::vector<Segment>& second_moments, const std::vector<Segment>& largest,
+          const std::vector<Number>& steps, const Adam& adam, const StepOptions& options) {
+  for_each_walk(executor, params, grads, indices, steps, options, [&](int64_t t, double step, const auto& walk) {
+    using A = typename std::remove_cvref_t<decltype(walk)>::A;
+    const AdamRule<A> rule(adam, options, step);
+    A* m = state<A>(first_moments, t);
+    A* v = state<A>(second_moments, t);
+    A* most = state<A>(largest, t);
+    if (most == nullptr) {
+      walk([&](int64_t j, int64_t count, A* x, const A* g) {
+        for (int64_t i = 0; i < count; ++i) x[i] = rule.template moved<false>(x[i], g[i], m[j + i], v[j + i], nullptr);
+      });
+    } else {
+      walk([&](int64_t j, int64_t count, A* x, const A* g) {
+        for (int64_t i = 0; i < count; ++i) {
+          x[i] = rule.template moved<true>(x[i], g[i], m[j + i], v[j + i], most + j + i);
+        }
+      });
+    }
   });
 }
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from fgunlearn import metrics, ops
-from fgunlearn.optim import SparseOptimizer
+from fgunlearn.optim import SparseOptimizer, clip_grad_norm_, no_drift
 from fgunlearn.perturb import Ascent, Gaussian, Reset, Shrink, Zero, perturb_
 from fgunlearn.selection import RandomK, RandomTopK, Selection, TopK, randomk, score, select, topk
 from fgunlearn.unlearning import Repair, Result, unlearn
@@ -37,7 +37,9 @@ __all__ = [
     "Zero",
     "__version__",
     "build_info",
+    "clip_grad_norm_",
     "metrics",
+    "no_drift",
     "ops",
     "perturb_",
     "randomk",

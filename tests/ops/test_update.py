@@ -35,13 +35,8 @@ def test_a_step_equals_its_specification(
     expected, new_buffers = sparse_sgd_ref(params, grads, index, buffers, **arguments)
     untouched = [p.clone() for p in params]
     ops.sparse_sgd_(params, grads, index, buffers, **arguments)
-    tolerance = {"rtol": 1e-6 if state == torch.float32 else 1e-14, "atol": 1e-7 if state == torch.float32 else 1e-15}
-    if dtype in (torch.float16, torch.bfloat16):  # one rounding to the dtype
-        tolerance = {"rtol": float(torch.finfo(dtype).eps), "atol": 1e-7}
-    for got, wanted in zip(params, expected, strict=True):
-        torch.testing.assert_close(got, wanted, **tolerance)
-    for got, wanted in zip(buffers, new_buffers, strict=True):
-        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+    assert all(map(torch.equal, params, expected))
+    assert all(map(torch.equal, buffers, new_buffers))
     for p, was, i in zip(params, untouched, index, strict=True):
         off = torch.ones(p.numel(), dtype=torch.bool)
         off[i.long()] = False
@@ -152,4 +147,4 @@ def test_bad_input_is_refused_and_nothing_changes(changed: dict[str, Any], words
 def test_the_op_passes_opcheck() -> None:
     p: list[Tensor] = [torch.randn(9)]
     arguments = ([torch.randn(9)], [torch.tensor([1, 3])], [torch.zeros(2)], [1], 0.1, 0.9, 0.0, 0.0, True, False)
-    torch.library.opcheck(torch.ops.fgunlearn.sparse_sgd_, (p, *arguments))
+    torch.library.opcheck(torch.ops.fgunlearn.sparse_sgd_, (p, *arguments, None, None, None, False, None, [], []))

@@ -12,7 +12,7 @@ from fgunlearn.ops.perturb import rms, sparse_ascent_, sparse_perturb_  # noqa: 
 from fgunlearn.ops.score import count_nonfinite, score_accumulate_, score_accumulate_topk_  # noqa: E402
 from fgunlearn.ops.select import randomk_select, topk_select, topk_select_each, topk_select_packed  # noqa: E402
 from fgunlearn.ops.sparse_add import sparse_add, sparse_take  # noqa: E402
-from fgunlearn.ops.update import sparse_sgd_  # noqa: E402
+from fgunlearn.ops.update import sparse_adam_, sparse_sgd_  # noqa: E402
 
 __all__ = [
     "BUILD_INFO",
@@ -21,6 +21,7 @@ __all__ = [
     "rms",
     "score_accumulate_",
     "score_accumulate_topk_",
+    "sparse_adam_",
     "sparse_add",
     "sparse_ascent_",
     "sparse_gather",

@@ -18,19 +18,20 @@ def _mul_hi_lo(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
     return high >> 16, ((high & 0xFFFF) << 16) | (low & 0xFFFF)
 
 
-def philox4x32_ref(seed: int, stream: int, counter: Tensor) -> Tensor:
+def philox4x32_ref(seed: int, stream: int, counter: Tensor, turn: int = 0) -> Tensor:
     """Four random 32-bit words per counter.
 
     Args:
         seed: 64-bit key.
         stream: third counter word; the purpose, so that two uses of one seed share no bits.
         counter: int64 tensor, the low 64 bits of the counter.
+        turn: fourth counter word, 32 bits, for draws that are repeated at the same counter.
 
     Returns:
         int64 tensor of shape (4, *counter.shape) with values in [0, 2**32).
     """
     c0, c1 = counter & _MASK, (counter >> 32) & _MASK
-    c2, c3 = torch.full_like(counter, stream), torch.zeros_like(counter)
+    c2, c3 = torch.full_like(counter, stream), torch.full_like(counter, turn)
     k0, k1 = seed & _MASK, (seed >> 32) & _MASK
     for _ in range(10):
         hi0, lo0 = _mul_hi_lo(0xD2511F53, c0)

@@ -1,0 +1,64 @@
+"""Clipping the gradient of the selected coordinates by its norm."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from fgunlearn import ops
+from fgunlearn.optim.sparse import SparseOptimizer
+
+
+@torch.no_grad()
+def clip_grad_norm_(
+    optimizer: SparseOptimizer, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
+) -> Tensor:
+    """``torch.nn.utils.clip_grad_norm_`` over the gradient of the selected coordinates, in place.
+
+    The norm is that of the sub-vector that the optimizer moves. Clipping the whole gradient instead, most of which is
+    not used, would make the step on the selection far shorter than ``max_norm`` asks for. Gradients off the selection
+    are neither read nor scaled. Takes gradients freed by ``free_grads`` too, which torch's own function can't.
+    With a ``GradScaler``, call ``scaler.unscale_(optimizer)`` first.
+
+    Args:
+        optimizer: a SparseOptimizer, after the backward pass.
+        max_norm: the largest norm to leave, >= 0.
+        norm_type: p of the p-norm; ``math.inf`` for the largest magnitude.
+        error_if_nonfinite: raise where the norm is NaN or infinite; the gradients are unchanged.
+
+    Returns:
+        The norm before clipping, float32 (float64 where a parameter is), on the parameters' device. It is not waited
+        for, unless ``error_if_nonfinite``.
+
+    Raises:
+        TypeError: another optimizer.
+        ValueError: ``max_norm`` is negative or NaN.
+        RuntimeError: see ``error_if_nonfinite``.
+    """
+    if not isinstance(optimizer, SparseOptimizer):
+        raise TypeError(f"optimizer must be a SparseOptimizer, got {type(optimizer).__name__}")
+    max_norm, norm_type = float(max_norm), float(norm_type)
+    if math.isnan(max_norm) or max_norm < 0:
+        raise ValueError(f"max_norm must be >= 0, got {max_norm}")
+    found = optimizer.selected_gradients()
+    if not found:
+        return torch.tensor(0.0)
+    dense = [(grad, slot.index) for slot, grad, gathered in found if not gathered]
+    picked = ops.sparse_gather([grad for grad, _ in dense], [index for _, index in dense])
+    values = [grad for _, grad, gathered in found if gathered] + picked
+    wide = torch.float64 if any(v.dtype == torch.float64 for v in values) else torch.float32
+    norms = [torch.linalg.vector_norm(v, norm_type, dtype=wide) for v in values]
+    total = torch.linalg.vector_norm(torch.stack(norms), norm_type)
+    if error_if_nonfinite and not bool(total.isfinite()):
+        raise RuntimeError(
+            f"the norm of order {norm_type} of the selected gradient is {float(total)}, so it can't be clipped; pass "
+            "error_if_nonfinite=False to scale by it anyway"
+        )
+    scale = torch.clamp(max_norm / (total + 1e-6), max=1.0)
+    for v in values:
+        v.mul_(scale.to(v.dtype))
+    if dense:
+        ops.sparse_scatter_([grad for grad, _ in dense], [index for _, index in dense], picked)
+    return total

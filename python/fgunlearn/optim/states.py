@@ -1,0 +1,78 @@
+"""Optimizer state from elsewhere: of the selected coordinates, or a dense optimizer's, which is gathered."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fgunlearn import ops
+from fgunlearn.optim.matching import Slot
+from fgunlearn.optim.rules import Rule
+
+
+def selected_state(
+    entry: Mapping[str, Any], slot: Slot, rule: Rule, device_of_step: torch.device, label: str
+) -> dict[str, Any]:
+    """A copy of one parameter's state with k values each, in the dtype and on the device that the step wants them.
+
+    Raises:
+        ValueError: a state of neither k values nor the parameter's shape, or one that is missing.
+    """
+    made: dict[str, Any] = {}
+    for key in rule.states:
+        value = entry.get(key)
+        if value is None:
+            continue
+        value = torch.as_tensor(value).detach().to(slot.device)
+        if value.layout == torch.strided and tuple(value.shape) == slot.shape:
+            value = ops.sparse_gather([value], [slot.index])[0]
+        elif value.layout != torch.strided or tuple(value.shape) != (slot.k,):
+            raise ValueError(
+                f"{key} of parameter {label} has shape {tuple(value.shape)}, neither the {slot.k} values of this "
+                f"selection nor the parameter's {slot.shape}: the state was saved for another selection or model"
+            )
+        made[key] = value.to(slot.state_dtype, copy=True)
+    if "step" in entry:
+        made["step"] = torch.as_tensor(entry["step"]).detach().to(device_of_step, copy=True).float()
+    missing = [key for key in rule.required if key not in made]
+    if made and missing:
+        raise ValueError(f"the state of parameter {label} has no {missing[0]}: it is another optimizer's")
+    return made
+
+
+def step_device(group: Mapping[str, Any], p: Tensor) -> torch.device:
+    """Where torch keeps the step count: beside the parameter where a kernel reads it, else on the CPU."""
+    return p.device if group.get("capturable") or group.get("fused") else torch.device("cpu")
+
+
+def matched_groups(
+    groups: Sequence[dict[str, Any]], saved: Sequence[Mapping[str, Any]]
+) -> list[tuple[Any, Tensor, dict[str, Any]]]:
+    """Per parameter the number it has in the saved state, the parameter, and its group.
+
+    Raises:
+        ValueError: other groups than these, in torch's words.
+    """
+    if len(groups) != len(saved):
+        raise ValueError("loaded state dict has a different number of parameter groups")
+    if any(len(group["params"]) != len(other["params"]) for group, other in zip(groups, saved, strict=True)):
+        raise ValueError(
+            "loaded state dict contains a parameter group that doesn't match the size of optimizer's group"
+        )
+    return list(
+        itertools.chain.from_iterable(
+            ((number, p, group) for number, p in zip(other["params"], group["params"], strict=True))
+            for group, other in zip(groups, saved, strict=True)
+        )
+    )
+
+
+def update_groups(groups: Sequence[dict[str, Any]], saved: Sequence[Mapping[str, Any]]) -> None:
+    """Takes the saved hyper-parameters over, in the groups' own dicts: whoever holds one sees them."""
+    for group, other in zip(groups, saved, strict=True):
+        group.update({key: copy.deepcopy(value) for key, value in other.items() if key != "params"})
