@@ -13,7 +13,7 @@ BENCHES ?= select score perturb update
 
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc cmake python benchmarks -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cmake' -o -name '*.py' \) -not -path '*/build/*' 2>/dev/null) CMakeLists.txt pyproject.toml
-CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h')
+CXX_SOURCES := $(shell find csrc tests/cuda -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 # Another torch or CUDA setting is another installation: the stamps carry both.
 TAG := $(shell printf '%s' '$(TORCH_SPEC)-$(FGUNLEARN_CUDA)' | tr -c 'A-Za-z0-9.' '_')
 

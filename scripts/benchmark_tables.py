@@ -112,7 +112,7 @@ def predictions() -> str:
         ("rms, n = 1e8", "one read", floors.one_read(n)),
         ("gather or scatter of k, n = 1e8", "indices, values, sectors", floors.gather(n, k)),
         ("sparse_add, n = 1e8", "tensor read and written, indices and deltas read", floors.sparse_add(n, k)),
-        ("SGD with momentum on k, n = 1e8", "indices, momenta, sectors", floors.sparse_sgd(n, k)),
+        ("SGD with momentum on k, n = 1e8", "indices, momenta, sectors", floors.sparse_step(n, k, states=1)),
     )
     lines = ["| what, k = 1% of n | what must move | MB | prediction: no less than, ms |", "|---|---|---:|---:|"]
     for what, how, moved in works:

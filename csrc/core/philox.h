@@ -61,7 +61,10 @@ constexpr int64_t kPhiloxLanes = 16;  // counters per group
 FGU_HOST_DEVICE uint32_t philox_word(uint64_t seed, Stream stream, int64_t index) {
   const uint64_t i = static_cast<uint64_t>(index);
   const Philox4 out = philox4x32(seed, stream, (i >> 6) * kPhiloxLanes + (i & 15));
-  return out.word[(i >> 4) & 3];
+  // Selects, not an index: a run-time index would put the words into a GPU's local memory.
+  const uint32_t low = (i & 16) != 0 ? out.word[1] : out.word[0];
+  const uint32_t high = (i & 16) != 0 ? out.word[3] : out.word[2];
+  return (i & 32) != 0 ? high : low;
 }
 
 }  // namespace fgunlearn

@@ -8,7 +8,7 @@
 
 #include "core/segment.h"
 #include "core/update.h"
-#include "cuda/launch.h"
+#include "cuda/context.h"
 
 namespace fgunlearn::cuda {
 

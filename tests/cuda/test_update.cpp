@@ -1,7 +1,6 @@
-#include "cpu/update.h"
-
 #include <cmath>
 
+#include "cpu/update.h"
 #include "cuda/update.h"
 #include "harness.h"
 
@@ -86,8 +85,8 @@ TEST(adam_gives_the_bits_of_the_cpu) {
   in_every_order([] {
     for (uint64_t seed = 0; seed < 12; ++seed) {
       const StepOptions options = options_for(seed);
-      const Adam adam{seed == 5 ? 0.3 : 0.9, 0.999, seed % 2 == 0 ? 0.0 : 0.1, 1e-8, seed % 4 == 1, seed % 3 == 0,
-                      seed % 7 == 0};
+      const Adam adam{seed == 5 ? 0.3 : 0.9, 0.999,        seed % 2 == 0 ? 0.0 : 0.1, 1e-8, seed % 4 == 1,
+                      seed % 3 == 0,         seed % 7 == 0};
       Twins twins(seed, options.gathered);
       TensorList cpu_first = states_for(twins.cpu_params, twins.indices, false);
       TensorList cpu_second = states_for(twins.cpu_params, twins.indices, true);
