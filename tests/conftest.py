@@ -6,6 +6,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import fgunlearn as fg
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked ``cuda`` skip where there is no device or no CUDA library, and say which."""
+    if item.get_closest_marker("cuda") is None:
+        return
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device: torch.cuda.is_available() is False")
+    info = fg.build_info()
+    if info["cuda_library"] is None:
+        pytest.skip(f"fgunlearn has no CUDA library: {info['cuda_error'] or 'it was built without CUDA'}")
+
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:

@@ -156,7 +156,7 @@ def test_unlearn_writes_a_checkpoint_like_the_one_it_read(run: Run, work: Path) 
     for name, count in changed.items():
         assert re.search(rf"^ *{re.escape(name)} .* {count:,}\s*$", out, re.MULTILINE), name
     assert "3 samples forgotten" in out
-    assert re.search(r"score .* s, select .* s", out)
+    assert re.search(r"select .* s, .*repair .* s", out)
     assert load_file("model.safetensors").keys() == before.keys()
 
 

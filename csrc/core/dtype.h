@@ -23,7 +23,9 @@ struct bf16_t {
   uint16_t bits;
 };
 
-FGU_HOST_DEVICE constexpr int64_t item_size(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2; }
+FGU_HOST_DEVICE constexpr int64_t item_size(DType dtype) {
+  return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2;
+}
 
 namespace bits {
 
@@ -37,12 +39,18 @@ FGU_HOST_DEVICE To cast(From from) {
 
 }  // namespace bits
 
-// Integer arithmetic only: the result does not depend on flush-to-zero modes.
+// Integer arithmetic, or the one instruction that the device has for it: the result does not depend on flush-to-zero
+// modes.
 FGU_HOST_DEVICE float to_f32(f16_t x) {
   const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16;
   uint32_t exponent = (x.bits >> 10) & 0x1fu;
   uint32_t mantissa = x.bits & 0x3ffu;
   if (exponent == 0x1fu) return bits::cast<float>(sign | 0x7f800000u | (mantissa << 13));
+#if defined(__CUDA_ARCH__)
+  float exact;  // not for a NaN, whose bits it would not keep
+  asm("cvt.f32.f16 %0, %1;" : "=f"(exact) : "h"(x.bits));
+  return exact;
+#else
   if (exponent == 0) {
     if (mantissa == 0) return bits::cast<float>(sign);
     // A half's subnormal is a normal float: shift the leading one into place.
@@ -54,6 +62,7 @@ FGU_HOST_DEVICE float to_f32(f16_t x) {
     mantissa &= 0x3ffu;
   }
   return bits::cast<float>(sign | ((exponent + 112u) << 23) | (mantissa << 13));
+#endif
 }
 
 FGU_HOST_DEVICE float to_f32(bf16_t x) { return bits::cast<float>(static_cast<uint32_t>(x.bits) << 16); }

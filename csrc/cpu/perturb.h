@@ -19,8 +19,8 @@ void perturb(const Executor& executor, const std::vector<Segment>& segments, con
 void ascend(const Executor& executor, const std::vector<Segment>& segments, const std::vector<Segment>& grads,
             const std::vector<IndexList>& indices, double rate);
 
-// out[t] = sqrt(mean(x^2)) of segment t, 0 for an empty one: one read. Summed in double, block by block in a fixed order, so the
-// bits don't depend on the number of threads.
+// out[t] = sqrt(mean(x^2)) of segment t, 0 for an empty one: one read. Summed in double, block by block in a fixed
+// order, so the bits don't depend on the number of threads.
 void rms(const Executor& executor, const std::vector<Segment>& segments, double* out);
 
 }  // namespace fgunlearn::cpu

@@ -94,8 +94,8 @@ Selected top_k_each(const Executor& executor, const std::vector<Segment>& segmen
 Selected random_k(const Executor& executor, const std::vector<Segment>& segments, int64_t k, uint64_t seed,
                   const std::vector<IndexList>* base);
 
-// The last batch of a score and the selection by it: accumulate_scores (score.h), then top_k of the new scores, k in all
-// or k[t] of segment t. Throws BadKeys for a score that is NaN or infinite; the scores are written all the same.
+// The last batch of a score and the selection by it: accumulate_scores (score.h), then top_k of the new scores, k in
+// all or k[t] of segment t. Throws BadKeys for a score that is NaN or infinite; the scores are written all the same.
 Selected accumulate_top_k(const Executor& executor, const std::vector<Segment>& scores,
                           const std::vector<Segment>& grads, ScoreKind kind, double weight,
                           const std::vector<int64_t>& k, bool each);

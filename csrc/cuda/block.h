@@ -1,4 +1,5 @@
-// What the threads of a block do together. All threads must take part in each call; the block's size is a multiple of 32.
+// What the threads of a block do together. All threads must take part in each call; the block's size is a multiple
+// of 32.
 #pragma once
 
 #include "cuda/warp.h"

@@ -1,13 +1,15 @@
 // Walking the selected coordinates of many tensors in one launch.
 //
-// One thread takes one coordinate at a time. At k/n of 1% each access to a parameter is a 32-byte sector of its own, and
-// 2,048 threads with one such load each keep 64 KiB in flight per multiprocessor, about twice what latency times
+// One thread takes one coordinate at a time. At k/n of 1% each access to a parameter is a 32-byte sector of its own,
+// and 2,048 threads with one such load each keep 64 KiB in flight per multiprocessor, about twice what latency times
 // bandwidth asks for: nothing is gained by giving a thread more.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "core/segment.h"
+#include "cuda/dispatch.h"
 #include "cuda/table.h"
 
 namespace fgunlearn::cuda {
@@ -43,19 +45,16 @@ CoordinateTable<Entry> coordinate_table(const Context& context, std::vector<Entr
   return {upload(context, entries), static_cast<int32_t>(entries.size()), tiles};
 }
 
-// As dispatch() of core/dtype.h, in device code.
-template <typename Body>
-__device__ inline void device_dispatch(DType dtype, Body&& body) {
-  switch (dtype) {
-    case DType::f64:
-      return body(double{});
-    case DType::f16:
-      return body(f16_t{});
-    case DType::bf16:
-      return body(bf16_t{});
-    case DType::f32:
-      return body(float{});
-  }
+// Whether every tensor is contiguous, as parameters mostly are. The divisions of the other layouts take registers, and
+// so blocks, from a kernel that has them, whether or not they are done: such a kernel is compiled for both.
+inline bool all_contiguous(const std::vector<Segment>& segments) {
+  return std::all_of(segments.begin(), segments.end(), [](const Segment& one) { return one.layout.ndim == 0; });
+}
+
+template <bool kContiguous>
+__device__ inline int64_t place_of(const Layout& layout, int64_t index) {
+  if constexpr (kContiguous) return index;
+  return layout(index);
 }
 
 // An index is a promise of the caller's that a kernel cannot report on without a synchronisation. A broken one stops
@@ -64,17 +63,20 @@ __device__ inline void stop_unless(bool condition) {
   if (!condition) __trap();
 }
 
+__device__ inline int64_t index_at(const IndexList& list, int64_t j) {
+  return list.wide ? in_global<int64_t>(list.data)[j] : in_global<int32_t>(list.data)[j];
+}
+
 // Calls body(entry, j, index) for coordinate j of each list, index its C-order flat index into the tensor.
 template <typename Entry, typename Body>
 __device__ inline void for_each_coordinate(const CoordinateTable<Entry>& table, Body&& body) {
   for (int64_t tile = blockIdx.x; tile < table.tiles; tile += gridDim.x) {
-    const int32_t t =
-        item_of_tile(table.lists, tile, [&](int32_t item) { return table.entries[item].at.first_tile; });
+    const int32_t t = item_of_tile(table.lists, tile, [&](int32_t item) { return table.entries[item].at.first_tile; });
     const Entry& entry = table.entries[t];
     const int64_t begin = (tile - entry.at.first_tile) * kCoordinateTile;
     const int64_t end = begin + kCoordinateTile < entry.at.index.count ? begin + kCoordinateTile : entry.at.index.count;
     for (int64_t j = begin + threadIdx.x; j < end; j += kThreads) {
-      const int64_t index = entry.at.index[j];
+      const int64_t index = index_at(entry.at.index, j);
       stop_unless(index >= 0 && index < entry.at.numel);
       body(entry, j, index);
     }

@@ -14,10 +14,10 @@ struct Pairs {
 };
 
 // kToValues: from the tensor to the values; otherwise the other way. Bits are moved, so the type is only a width.
-template <typename Bits, bool kToValues>
+template <typename Bits, bool kToValues, bool kContiguous>
 __device__ void move_bits(const Pairs& pairs, int64_t j, int64_t index) {
-  Bits* coordinate = static_cast<Bits*>(pairs.data) + pairs.at.layout(index);
-  Bits* value = static_cast<Bits*>(pairs.values) + j;
+  Bits* coordinate = in_global<Bits>(pairs.data) + place_of<kContiguous>(pairs.at.layout, index);
+  Bits* value = in_global<Bits>(pairs.values) + j;
   if constexpr (kToValues) {
     *value = *coordinate;
   } else {
@@ -25,16 +25,16 @@ __device__ void move_bits(const Pairs& pairs, int64_t j, int64_t index) {
   }
 }
 
-template <bool kToValues>
+template <bool kToValues, bool kContiguous>
 __global__ void __launch_bounds__(kThreads) move_kernel(CoordinateTable<Pairs> table) {
   for_each_coordinate(table, [](const Pairs& one, int64_t j, int64_t index) {
     switch (item_size(one.at.dtype)) {
       case 8:
-        return move_bits<uint64_t, kToValues>(one, j, index);
+        return move_bits<uint64_t, kToValues, kContiguous>(one, j, index);
       case 4:
-        return move_bits<uint32_t, kToValues>(one, j, index);
+        return move_bits<uint32_t, kToValues, kContiguous>(one, j, index);
       default:
-        return move_bits<uint16_t, kToValues>(one, j, index);
+        return move_bits<uint16_t, kToValues, kContiguous>(one, j, index);
     }
   });
 }
@@ -48,7 +48,8 @@ void move(const Context& context, const std::vector<Segment>& segments, const st
     pairs[t].values = values[t].data;
   }
   const auto table = coordinate_table(context, pairs, segments, indices);
-  launch(context, move_kernel<kToValues>, coordinate_grid(context, table), kThreads, table);
+  const auto kernel = all_contiguous(segments) ? move_kernel<kToValues, true> : move_kernel<kToValues, false>;
+  launch(context, kernel, coordinate_grid(context, table), kThreads, table);
 }
 
 }  // namespace

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "core/segment.h"
-#include "cuda/launch.h"
+#include "cuda/context.h"
 
 namespace fgunlearn::cuda {
 

@@ -1,5 +1,5 @@
-// Named ranges around each op's launches, for profilers. Header-only: nothing is linked, and without a profiler attached
-// a range costs a few nanoseconds.
+// Named ranges around each op's launches, for profilers. Header-only: nothing is linked, and without a profiler
+// attached a range costs a few nanoseconds.
 #pragma once
 
 #if defined(__CUDACC__) && __has_include(<nvtx3/nvToolsExt.h>)

@@ -3,8 +3,6 @@
 #include <cstring>
 
 #if defined(FGU_FOR_CUDA)
-#include "cuda/table.h"
-
 // In torch only where torch has CUDA, and this library is loaded nowhere else. Weak, so that it also links against a
 // torch without.
 extern "C" __attribute__((weak)) int32_t aoti_torch_get_current_cuda_stream(int32_t device_index, void** stream);
@@ -63,24 +61,11 @@ bool Call::is_here(const Tensor& tensor) const {
 
 std::string Call::where() const { return "cuda:" + std::to_string(device_.index()); }
 
-namespace {
-
-template <typename T>
-Tensor upload_to(const Call& call, const std::vector<T>& values, ScalarType dtype) {
-  // Tables are padded to 16 bytes, so the copy into the tensor is made from a table of its own.
-  Tensor out = call.empty(static_cast<int64_t>(values.size()), dtype);
-  if (values.empty()) return out;
-  const T* table = cuda::upload(call.engine(), values);
-  cuda::check(cudaMemcpyAsync(out.data_ptr(), table, values.size() * sizeof(T), cudaMemcpyDeviceToDevice,
-                              call.engine().stream()),
-              "cudaMemcpyAsync");
+Tensor Call::make(const std::vector<double>& values) const {
+  Tensor out = empty(static_cast<int64_t>(values.size()), ScalarType::Double);
+  cuda::upload(engine(), values.data(), out.numel() * static_cast<int64_t>(sizeof(double)), out.data_ptr());
   return out;
 }
-
-}  // namespace
-
-Tensor Call::make(const std::vector<double>& values) const { return upload_to(*this, values, ScalarType::Double); }
-Tensor Call::make(const std::vector<int64_t>& values) const { return upload_to(*this, values, ScalarType::Long); }
 
 #else
 
@@ -110,12 +95,6 @@ std::string Call::where() const { return "the CPU"; }
 Tensor Call::make(const std::vector<double>& values) const {
   Tensor out = empty(static_cast<int64_t>(values.size()), ScalarType::Double);
   if (!values.empty()) std::memcpy(out.data_ptr(), values.data(), values.size() * sizeof(double));
-  return out;
-}
-
-Tensor Call::make(const std::vector<int64_t>& values) const {
-  Tensor out = empty(static_cast<int64_t>(values.size()), ScalarType::Long);
-  if (!values.empty()) std::memcpy(out.data_ptr(), values.data(), values.size() * sizeof(int64_t));
   return out;
 }
 

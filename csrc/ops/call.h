@@ -1,7 +1,8 @@
 // One call of an op: its name for messages, the device it runs on, and what kernels need there.
 //
 // csrc/ops is compiled twice, once per device: FGU_DEVICE is cpu or cuda, `kernels` is the namespace of that device's
-// kernels, and FGU_KERNEL_HEADER(select.h) their header. What a binding checks and in which words is so the same on both.
+// kernels, and FGU_KERNEL_HEADER(select.h) their header. What a binding checks and in which words is so the same on
+// both.
 #pragma once
 
 #include <torch/csrc/stable/accelerator.h>
@@ -19,14 +20,16 @@
 #include <vector>
 
 #if defined(FGU_FOR_CUDA)
-#include "cuda/launch.h"
+#include "cuda/context.h"
 #else
 #include "core/executor.h"
 #endif
 
 #define FGU_STRINGIFY_(x) #x
 #define FGU_STRINGIFY(x) FGU_STRINGIFY_(x)
+// clang-format off: blanks around the slash would be part of the header's name
 #define FGU_KERNEL_HEADER(file) FGU_STRINGIFY(FGU_DEVICE/file)
+// clang-format on
 
 namespace fgunlearn::FGU_DEVICE {}
 
@@ -41,7 +44,8 @@ using Tensors = std::vector<Tensor>;
 using Engine = cuda::Context;
 // FGU_KERNELS(m) { m.impl("op", TORCH_BOX(&kernel)); } registers kernels for this device's tensors.
 #define FGU_KERNELS(library) STABLE_TORCH_LIBRARY_IMPL(fgunlearn, CUDA, library)
-#define FGU_SCHEMAS(library) [[maybe_unused]] static void fgu_no_schemas(::torch::stable::detail::StableLibrary& library)
+#define FGU_SCHEMAS(library) \
+  [[maybe_unused]] static void fgu_no_schemas(::torch::stable::detail::StableLibrary& library)
 #else
 using Engine = Executor;
 // The key is the one that also serves calls with empty lists, in which there is no tensor whose device could decide.
@@ -82,7 +86,6 @@ class Call {
   Tensor empty(int64_t numel, torch::headeronly::ScalarType dtype) const;
   // The values, 1-D, on the op's device. Enqueued, not waited for.
   Tensor make(const std::vector<double>& values) const;
-  Tensor make(const std::vector<int64_t>& values) const;
 
  private:
   friend std::ostream& operator<<(std::ostream& out, const Call& call) { return out << call.name_; }

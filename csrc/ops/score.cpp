@@ -38,8 +38,8 @@ Accumulation checked(const Call& op, const Tensors& score, const Tensors& grad, 
     check(score[t].is_contiguous(), op, ": score[", t, "] must be contiguous");
     check_same_shape(op, "score", score[t], "grad", grad[t], t);
     const DType wanted = made.grads[t].dtype == DType::f64 ? DType::f64 : DType::f32;
-    check(made.scores[t].dtype == wanted, op, ": score[", t, "] must be ",
-          wanted == DType::f64 ? "float64" : "float32", " for this grad");
+    check(made.scores[t].dtype == wanted, op, ": score[", t, "] must be ", wanted == DType::f64 ? "float64" : "float32",
+          " for this grad");
   }
   return made;
 }

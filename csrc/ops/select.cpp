@@ -20,7 +20,8 @@ std::tuple<Tensors, Tensor> topk_select(const Tensors keys, int64_t k, bool exha
   Tensors copies;
   const auto segments = contiguous_segments_of(op, "keys", keys, copies);
   check_count(op, "k", k, total(segments));
-  const auto selected = refusing_bad_keys(op, "keys", [&] { return kernels::top_k(op.engine(), segments, k, exhaustive); });
+  const auto selected =
+      refusing_bad_keys(op, "keys", [&] { return kernels::top_k(op.engine(), segments, k, exhaustive); });
   return {write_indices(op, segments, selected), op.make(selected.thresholds())};
 }
 
@@ -62,15 +63,16 @@ Tensors randomk_select(const std::vector<int64_t> numels, int64_t k, int64_t see
     segments[t].offset = n;
     n += numels[t];
   }
-  int64_t free = n;
+  int64_t taken = 0;
   std::vector<IndexList> lists;
   if (!base.empty()) {
     lists = indices_of(op, base, segments);
-    for (const IndexList& list : lists) free -= list.count;
+    for (const IndexList& list : lists) taken += list.count;
   }
-  check_count(op, "k", k, free);
-  const auto selected = kernels::random_k(op.engine(), segments, k, static_cast<uint64_t>(seed),
-                                          lists.empty() ? nullptr : &lists);
+  check_count(op, "k", k, n - taken);
+  // Empty lists only say on which device to draw.
+  const auto selected =
+      kernels::random_k(op.engine(), segments, k, static_cast<uint64_t>(seed), taken == 0 ? nullptr : &lists);
   return write_indices(op, segments, selected);
 }
 

@@ -1,5 +1,6 @@
-// torch.ops.fgunlearn.sparse_add
+// torch.ops.fgunlearn.{sparse_add, sparse_take}
 #include "ops/tensors.h"
+#include FGU_KERNEL_HEADER(gather.h)
 #include FGU_KERNEL_HEADER(sparse_add.h)
 
 namespace fgunlearn::ops {
@@ -24,10 +25,27 @@ Tensor sparse_add(const Tensor theta, const Tensor index, const Tensor delta) {
   return out;
 }
 
+Tensor sparse_take(const Tensor theta, const Tensor index) {
+  const Tensors thetas{theta};
+  const Tensors indices{index};
+  const Call op("sparse_take", {&thetas, &indices});
+  const auto from = segments_of(op, "theta", thetas);
+  const auto lists = indices_of(op, indices, from);
+  Tensor values = op.empty(lists[0].count, theta.scalar_type());
+  kernels::gather(op.engine(), from, lists, segments_of(op, "values", {values}));
+  return values;
+}
+
 }  // namespace
 
-FGU_SCHEMAS(m) { m.def("sparse_add(Tensor theta, Tensor index, Tensor delta) -> Tensor"); }
+FGU_SCHEMAS(m) {
+  m.def("sparse_add(Tensor theta, Tensor index, Tensor delta) -> Tensor");
+  m.def("sparse_take(Tensor theta, Tensor index) -> Tensor");
+}
 
-FGU_KERNELS(m) { m.impl("sparse_add", TORCH_BOX(&sparse_add)); }
+FGU_KERNELS(m) {
+  m.impl("sparse_add", TORCH_BOX(&sparse_add));
+  m.impl("sparse_take", TORCH_BOX(&sparse_take));
+}
 
 }  // namespace fgunlearn::ops

@@ -12,7 +12,13 @@ __version__: str = ops.BUILD_INFO["version"]
 
 
 def build_info() -> dict[str, Any]:
-    """What is installed: version, compiler, oldest torch and torch built with, CUDA, instruction set in use, paths."""
+    """What is installed, as a dict.
+
+    "version"; "compiler"; "torch", the one running; "torch_target", the oldest this build loads in; "torch_build", the
+    one it was built with; "simd", the instruction set in use; "library", a path; "cuda", whether CUDA kernels were
+    built, and "arches", for which architectures; "cuda_library", the path of the loaded CUDA library or None, and
+    "cuda_error", why it was not loaded where it was built.
+    """
     return dict(ops.BUILD_INFO)
 
 

@@ -1,4 +1,4 @@
-"""Loads the compiled library, and says why when it can't."""
+"""Loads the compiled libraries, and says why when it can't."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ def _torch_version() -> tuple[int, int]:
 
 def load() -> dict[str, Any]:
     """Loads ``libfgunlearn`` into torch and returns what ``fgunlearn.build_info`` reports.
+
+    ``libfgunlearn_cuda`` follows where it was built and torch has CUDA. A failure to load it is no reason to do without
+    the CPU: it is reported as "cuda_error".
 
     Raises:
         ImportError: torch is older than 2.11, the compiled part is missing, or it can't be loaded; the message says
@@ -52,4 +55,25 @@ def load() -> dict[str, Any]:
             f"fgunlearn's library {path} can't be loaded into torch {torch.__version__}: {cause}. It was built with "
             f"torch {_host.build_info()['torch_build']}; if a symbol is missing, rebuild it: {_REBUILD}"
         ) from error
-    return {**_host.build_info(), "simd": _host.simd(), "torch": torch.__version__, "library": str(path)}
+    cuda_library, cuda_error = _load_cuda(path.with_name("libfgunlearn_cuda.so"))
+    return {
+        **_host.build_info(),
+        "simd": _host.simd(),
+        "torch": torch.__version__,
+        "library": str(path),
+        "cuda_library": cuda_library,
+        "cuda_error": cuda_error,
+    }
+
+
+def _load_cuda(path: Path) -> tuple[str | None, str | None]:
+    """The path if it was loaded, and why it was not where it is there."""
+    if not path.exists():
+        return None, None
+    if torch.version.cuda is None:
+        return None, f"torch {torch.__version__} has no CUDA"
+    try:
+        torch.ops.load_library(str(path))
+    except (OSError, RuntimeError) as error:
+        return None, f"{path} can't be loaded into torch {torch.__version__}: {error.__cause__ or error}"
+    return str(path), None

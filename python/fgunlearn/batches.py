@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
 Loader = Iterable[Any]
+T = TypeVar("T")
 
 
 def batch_size(batch: Any) -> int:
@@ -48,9 +49,29 @@ def x_and_y(batch: Any) -> tuple[Any, Tensor]:
 
 
 def cross_entropy(model: nn.Module, batch: Any) -> Tensor:
-    """Mean cross entropy of ``model(x)`` against class numbers ``y``: the default ``loss_fn``."""
+    """Mean cross entropy of ``model(x)`` against class numbers ``y``: the default ``loss_fn``.
+
+    Tensors on another device than the model's are moved to it.
+    """
     x, y = x_and_y(batch)
-    return F.cross_entropy(model(x), y)
+    device = device_of(model)
+    return F.cross_entropy(model(moved(x, device)), y.to(device))
+
+
+def moved(x: Any, device: torch.device) -> Any:
+    """``x`` on the device if it is a tensor; anything else is the model's own affair."""
+    return x.to(device) if isinstance(x, Tensor) else x
+
+
+def with_last(items: Iterable[T]) -> Iterator[tuple[T, bool]]:
+    """Each item, and whether it is the last: read one item ahead."""
+    waiting: list[T] = []
+    for item in items:
+        if waiting:
+            yield waiting.pop(), False
+        waiting.append(item)
+    for item in waiting:
+        yield item, True
 
 
 def checked_loss(loss: object) -> Tensor:
@@ -90,3 +111,9 @@ class evaluation_mode:
 def device_of(model: nn.Module) -> torch.device:
     """The device of the model's first parameter; the CPU for a model without any."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def wait_for(device: torch.device) -> None:
+    """Returns when the work enqueued on the device is done: before a clock is read."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

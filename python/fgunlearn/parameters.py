@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from fgunlearn import ops
+
 SUPPORTED_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -47,11 +49,22 @@ def check_tensors(tensors: Mapping[str, Tensor], what: str) -> None:
             device = tensor.device
         elif tensor.device != device:
             raise ValueError(f"{what} {name!r} is on {tensor.device}, but the ones before it are on {device}")
-    if device is not None and device.type != "cpu":
+    if device is not None:
+        _check_device(device, what, next(iter(tensors)))
+
+
+def _check_device(device: torch.device, what: str, name: str) -> None:
+    if device.type == "cpu" or (device.type == "cuda" and ops.BUILD_INFO["cuda_library"] is not None):
+        return
+    if device.type != "cuda":
         raise ValueError(
-            f"this version of fgunlearn has kernels for the CPU only, but the {what}s are on {device}; "
-            "move them with .to('cpu')"
+            f"fgunlearn has kernels for the CPU and CUDA, but {what} {name!r} is on {device}; move it with .to('cpu')"
         )
+    why = ops.BUILD_INFO["cuda_error"] or "it was built without CUDA"
+    raise ValueError(
+        f"{what} {name!r} is on {device}, but this fgunlearn has kernels for the CPU only: {why}. Rebuild it with nvcc "
+        "on the PATH and a torch that has CUDA, or move model and data with .to('cpu')"
+    )
 
 
 def shapes_of(tensors: Iterable[Tensor]) -> tuple[tuple[int, ...], ...]:

@@ -117,8 +117,9 @@ def perturb_(
 
     Raises:
         TypeError: an unknown perturbation.
-        ValueError: a selection made for another model, a NaN or infinite parameter (Gaussian) or gradient (Ascent),
-            no or an empty loader for Ascent, a layer that Reset does not know. The model is unchanged then.
+        ValueError: a selection made for another model or on another device, a NaN or infinite parameter (Gaussian) or
+            gradient (Ascent), no or an empty loader for Ascent, a layer that Reset does not know. The model is
+            unchanged then.
     """
     parameters = matched_parameters(model, selection)
     touched = {name: index for name, index in zip(parameters, selection.indices, strict=True) if index.numel() > 0}
@@ -160,7 +161,7 @@ def matched_parameters(model: nn.Module, selection: Selection) -> dict[str, nn.P
     device = next(iter(parameters.values())).device
     if selection.device != device:
         raise ValueError(
-            f"the selection is on {selection.device} and the model on {device}: use selection.to({device})"
+            f"the selection is on {selection.device} and the model on {device}: use selection.to({str(device)!r})"
         )
     return parameters
 

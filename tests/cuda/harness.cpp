@@ -104,7 +104,8 @@ TensorList TensorList::like(uint64_t seed) const {
 void TensorList::add(DType dtype, const std::vector<double>& values, int64_t misalignment) {
   const int64_t numel = static_cast<int64_t>(values.size());
   add_empty(dtype, numel, numel, Layout(), misalignment);
-  for (int64_t i = 0; i < numel; ++i) set(static_cast<int64_t>(segments_.size()) - 1, i, values[static_cast<size_t>(i)]);
+  for (int64_t i = 0; i < numel; ++i)
+    set(static_cast<int64_t>(segments_.size()) - 1, i, values[static_cast<size_t>(i)]);
 }
 
 void TensorList::set(int64_t segment, int64_t flat, double value) {

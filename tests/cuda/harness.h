@@ -14,7 +14,7 @@
 
 #include "core/executor.h"
 #include "core/segment.h"
-#include "cuda/launch.h"
+#include "cuda/context.h"
 
 namespace fgunlearn::test {
 
@@ -24,8 +24,8 @@ struct Registration {
   Registration(const char* name, Body body);
 };
 
-#define TEST(name)                                                   \
-  static void name();                                                \
+#define TEST(name)                                                               \
+  static void name();                                                            \
   static const ::fgunlearn::test::Registration name##_registration(#name, name); \
   static void name()
 
@@ -86,7 +86,9 @@ class TensorList {
 
   // Standard normal values, in an order of sizes, dtypes and layouts that `seed` decides.
   static TensorList normal(const std::vector<int64_t>& numels, uint64_t seed, const Options& options);
-  static TensorList normal(const std::vector<int64_t>& numels, uint64_t seed) { return normal(numels, seed, Options()); }
+  static TensorList normal(const std::vector<int64_t>& numels, uint64_t seed) {
+    return normal(numels, seed, Options());
+  }
   // The same sizes and layouts in memory of its own.
   TensorList copy() const;
   // The same sizes and dtypes, contiguous, with other values.

@@ -1,5 +1,4 @@
 #include "cpu/gather.h"
-
 #include "cuda/gather.h"
 #include "harness.h"
 

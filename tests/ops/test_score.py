@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fgunlearn import ops
-from fgunlearn.ops.score import count_nonfinite_ref, score_accumulate_ref
+from fgunlearn.ops.score import count_nonfinite_ref, score_accumulate_ref, score_accumulate_topk_ref
 
 KINDS = ("grad", "abs_grad", "fisher")
 
@@ -76,6 +76,47 @@ def test_many_tensors_at_once() -> None:
     expected = score_accumulate_ref(scores, grads, "fisher", 2.0)
     ops.score_accumulate_(scores, grads, "fisher", 2.0)
     assert all(a.equal(b) for a, b in zip(scores, expected, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("each", [False, True])
+@pytest.mark.parametrize("share", [0.0, 0.01, 1.0])
+def test_accumulating_and_selecting_is_one_after_the_other(kind: str, each: bool, share: float) -> None:
+    pairs = [pair(torch.float32, (70_003,)), pair(torch.bfloat16, (40, 3)), pair(torch.float16, (0,))]
+    scores, grads = [s for s, _ in pairs], [g for _, g in pairs]
+    sizes = [s.numel() for s in scores] if each else [sum(s.numel() for s in scores)]
+    k = [round(share * size) for size in sizes]
+    new, expected, threshold = score_accumulate_topk_ref(scores, grads, kind, 0.7, k, each)
+    indices, found = ops.score_accumulate_topk_(scores, grads, kind, 0.7, k, each)
+    assert all(a.equal(b) for a, b in zip(scores, new, strict=True))
+    assert all(a.equal(b) and a.dtype == b.dtype for a, b in zip(indices, expected, strict=True))
+    assert found.equal(threshold)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("each", [False, True])
+def test_a_score_that_is_not_finite_is_refused_with_tensor_and_count(bad: float, each: bool) -> None:
+    scores, grads = [torch.zeros(5), torch.zeros(9)], [torch.ones(5), torch.ones(9)]
+    grads[1][[2, 8]] = bad
+    with pytest.raises(RuntimeError, match=r"score_accumulate_topk_: score\[1\] holds 2 NaN or infinite values"):
+        ops.score_accumulate_topk_(scores, grads, "grad", 1.0, [1, 1] if each else [1], each)
+    assert scores[0].equal(grads[0])  # the scores are the new ones
+
+
+@pytest.mark.parametrize(
+    ("k", "each", "words"),
+    [
+        ([4], False, r"k must be in \[0, 3\], got 4"),
+        ([1, 1], False, "got 2 values of k for 1 list"),
+        ([1, 1], True, "got 2 values of k for 1 tensors"),
+        ([-1], True, r"k must be in \[0, 3\], got -1"),
+    ],
+)
+def test_an_impossible_k_is_refused_and_the_scores_stay(k: list[int], each: bool, words: str) -> None:
+    score = torch.zeros(3)
+    with pytest.raises(RuntimeError, match=words):
+        ops.score_accumulate_topk_([score], [torch.ones(3)], "grad", 1.0, k, each)
+    assert not score.any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])

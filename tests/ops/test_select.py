@@ -19,8 +19,10 @@ from fgunlearn.ops.select import (
     randomk_select_ref,
     split_global,
     topk_select_each_ref,
+    topk_select_packed_ref,
     topk_select_ref,
 )
+from keys import KINDS, gaussian
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 BELOW_F64 = (torch.float32, torch.float16, torch.bfloat16)
@@ -81,26 +83,18 @@ def test_topk_of_each_tensor_is_topk_of_it_alone(keys: list[Tensor], data: st.Da
     assert thresholds.equal(wanted)
 
 
-def _gaussian(n: int) -> Tensor:
-    return torch.randn(n, generator=torch.Generator().manual_seed(n))
+@given(keys=st.lists(tensors(), max_size=4), data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_topk_packed_is_topk_with_the_indices_one_after_another(keys: list[Tensor], data: st.DataObject) -> None:
+    k = data.draw(st.integers(0, sum(t.numel() for t in keys)))
+    assert_equal(list(ops.topk_select_packed(keys, k)), list(topk_select_packed_ref(keys, k)))
 
 
-KINDS: dict[str, Callable[[int], Tensor]] = {
-    "gaussian": _gaussian,
-    "heavy tail": lambda n: _gaussian(n) ** 9,
-    "all equal": torch.ones,
-    "all zero": torch.zeros,
-    "sorted": lambda n: _gaussian(n).sort().values,
-    "sorted downwards": lambda n: _gaussian(n).abs().sort(descending=True).values,
-    "one outlier": lambda n: torch.where(torch.arange(n) == n // 3, 1e30, _gaussian(n)),
-    "denormal": lambda n: _gaussian(n) * 1e-40,
-    "zeros of both signs": lambda n: torch.where(_gaussian(n) > 0, 0.0, -0.0),
-    "infinities": lambda n: torch.where(_gaussian(n) > 2, math.inf, _gaussian(n)),
-    "17 values": lambda n: (_gaussian(n) * 4).round().clamp(-8, 8),
-    "mostly zero": lambda n: torch.where(_gaussian(n) > 1.5, _gaussian(n), 0.0),
-    "a plateau at the border": lambda n: _gaussian(n).clamp(-2.5, 2.5),
-    "periodic": lambda n: (torch.arange(n) % 256).float(),
-}
+def test_topk_packed_refuses_nan_and_an_impossible_k() -> None:
+    with pytest.raises(RuntimeError, match=r"topk_select_packed: keys\[1\] holds 1 NaN"):
+        ops.topk_select_packed([torch.ones(3), torch.tensor([math.nan])], 1)
+    with pytest.raises(RuntimeError, match=r"k must be in \[0, 3\], got 4"):
+        ops.topk_select_packed([torch.ones(3)], 4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -114,26 +108,26 @@ def test_topk_of_large_lists_is_exact_whatever_the_values(kind: str, n: int) -> 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_topk_of_large_tensors_of_other_dtypes_is_exact(dtype: torch.dtype) -> None:
-    keys = [_gaussian(100_003).to(dtype), _gaussian(50_000).to(dtype)]
+    keys = [gaussian(100_003).to(dtype), gaussian(50_000).to(dtype)]
     for k in (1, 1_500, 75_000):
         check_topk(keys, k)
 
 
 def test_topk_of_a_large_mixed_list_compares_by_value() -> None:
-    keys = [_gaussian(60_000).double(), _gaussian(60_000).half(), _gaussian(60_000), _gaussian(60_000).bfloat16()]
+    keys = [gaussian(60_000).double(), gaussian(60_000).half(), gaussian(60_000), gaussian(60_000).bfloat16()]
     check_topk(keys, 2_400)
 
 
 def test_topk_of_millions_is_exact() -> None:
-    check_topk([_gaussian(3_000_000)], 30_000)
+    check_topk([gaussian(3_000_000)], 30_000)
 
 
 def test_hundreds_of_small_tensors_are_one_list() -> None:
-    check_topk([_gaussian(n) for n in range(400)], 5_000)
+    check_topk([gaussian(n) for n in range(400)], 5_000)
 
 
 def test_channels_last_tensors_are_indexed_in_c_order() -> None:
-    x = _gaussian(2 * 3 * 5 * 7).reshape(2, 3, 5, 7)
+    x = gaussian(2 * 3 * 5 * 7).reshape(2, 3, 5, 7)
     assert_equal(ops.topk_select([x.to(memory_format=torch.channels_last)], 20)[0], ops.topk_select([x], 20)[0])
 
 
@@ -190,6 +184,16 @@ def test_randomk_does_not_depend_on_where_tensors_end() -> None:
     assert whole.equal(cut)
 
 
+def test_randomk_draws_on_the_device_it_is_told() -> None:
+    numels = [300, 0, 40]
+    plain = ops.randomk_select(numels, 30, 2)
+    assert_equal(ops.randomk_select(numels, 30, 2, device="cpu"), plain)
+    assert_equal(ops.randomk_select(numels, 30, 2, [torch.zeros(0, dtype=torch.int32)] * 3), plain)
+    assert_equal(ops.randomk_select(numels, 5, 3, plain, device="cpu"), ops.randomk_select(numels, 5, 3, plain))
+    with pytest.raises(ValueError, match="base is on cpu and device is meta"):
+        ops.randomk_select(numels, 5, 3, plain, device="meta")
+
+
 def test_randomk_is_uniform() -> None:
     # Counts of 400 draws of 100 from 1000: expectation 40, variance 36. Chi-square over 1000 cells (999 free, since
     # each draw has 100) has mean 1000 * 36 / 40 = 900 and standard deviation about 40.
@@ -207,7 +211,7 @@ def test_split_and_join_are_inverse() -> None:
 
 
 def test_selections_are_the_same_bits_on_any_number_of_threads(threads: Callable[[int], None]) -> None:
-    keys = [_gaussian(400_000), _gaussian(70_001).half()]
+    keys = [gaussian(400_000), gaussian(70_001).half()]
     answers = []
     for count in (1, 2, 8):
         threads(count)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fgunlearn import ops
-from fgunlearn.ops.sparse_add import sparse_add_ref
+from fgunlearn.ops.sparse_add import sparse_add_ref, sparse_take_ref
 
 INDEX = torch.tensor([0, 3, 4, 11])
 
@@ -90,6 +90,49 @@ def test_gradients_pass_through_vmap() -> None:
     assert delta.grad.equal(weight.reshape(5, 12)[:, INDEX])
 
 
+def test_a_batch_of_gradients_passes_in_one_backward() -> None:
+    theta, delta = torch.randn(3, 4), torch.randn(4, requires_grad=True)
+    out = ops.sparse_add(theta, INDEX, delta)
+    rows = torch.randn(5, 3, 4)
+    (got,) = torch.autograd.grad(out, delta, rows, is_grads_batched=True)
+    assert got.equal(rows.reshape(5, 12)[:, INDEX])
+
+
+def test_a_half_precision_theta_gives_a_float32_delta_its_gradient() -> None:
+    theta, delta = torch.randn(3, 4).bfloat16(), torch.zeros(4, requires_grad=True)
+    ops.sparse_add(theta, INDEX, delta).sum().backward()
+    assert delta.grad is not None
+    assert delta.grad.equal(torch.ones(4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("layout", ["contiguous", "transposed", "expanded"])
+def test_taking_equals_its_specification(dtype: torch.dtype, layout: str) -> None:
+    theta = torch.randn(3, 4).to(dtype)
+    theta = {"contiguous": theta, "transposed": theta.t(), "expanded": theta[:, :1].expand(3, 4)}[layout]
+    assert ops.sparse_take(theta, INDEX).equal(sparse_take_ref(theta, INDEX))
+    assert ops.sparse_take(theta, INDEX[:0].int()).shape == (0,)
+
+
+def test_taking_has_first_and_second_derivatives() -> None:
+    theta = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+
+    def cube(t: torch.Tensor) -> torch.Tensor:
+        return ops.sparse_take(t.t(), INDEX) ** 3
+
+    assert torch.autograd.gradcheck(cube, (theta,))
+    assert torch.autograd.gradgradcheck(cube, (theta,))
+
+
+@pytest.mark.parametrize("in_dims", [(0, None), (None, 0), (0, 0), (2, 1)])
+def test_taking_under_vmap_is_a_loop_over_the_batch(in_dims: tuple[int | None, int | None]) -> None:
+    whole = (torch.randn(5, 3, 4), torch.stack([INDEX] * 4 + [torch.tensor([1, 2, 9, 10])]))
+    batched = [x[0] if d is None else x.movedim(0, d) for x, d in zip(whole, in_dims, strict=True)]
+    alone = [[x[0] if d is None else x[b] for x, d in zip(whole, in_dims, strict=True)] for b in range(5)]
+    got = torch.vmap(ops.sparse_take, in_dims=in_dims)(*batched)
+    assert got.equal(torch.stack([ops.sparse_take(*one) for one in alone]))
+
+
 @pytest.mark.parametrize("shape", [(), (0,), (2, 0, 3)])
 def test_a_number_and_nothing_are_tensors_too(shape: tuple[int, ...]) -> None:
     theta = torch.ones(shape)
@@ -110,6 +153,7 @@ def test_bad_input_is_refused(index: torch.Tensor, delta: torch.Tensor, words: s
         ops.sparse_add(torch.zeros(3, 4), index, delta)
 
 
-def test_the_op_passes_opcheck() -> None:
+def test_the_ops_pass_opcheck() -> None:
     theta = torch.randn(3, 4, requires_grad=True)
     torch.library.opcheck(torch.ops.fgunlearn.sparse_add, (theta, INDEX, torch.randn(4, requires_grad=True)))
+    torch.library.opcheck(torch.ops.fgunlearn.sparse_take, (theta, INDEX))

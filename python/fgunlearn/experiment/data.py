@@ -26,8 +26,8 @@ class Batches:
     objects made alike give the same batches. Reading is an ``index_select``; there are no worker processes.
 
     Args:
-        x: samples first, any dtype.
-        y: one label per sample.
+        x: samples first, any dtype, on any device.
+        y: one label per sample, on that device.
         size: samples per batch.
         seed: of the order; None for the samples' own order.
         drop_last: leave an incomplete last batch out, unless it is the only one.
@@ -69,6 +69,7 @@ class Batches:
             generator = torch.Generator().manual_seed((self._seed << 20) + self._passes)
             order = torch.randperm(len(self._y), generator=generator)
             self._passes += 1
+        order = order.to(self._x.device)
         for start in range(0, len(self) * self._size, self._size):
             chosen = order[start : start + self._size]
             x = self._x.index_select(0, chosen)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from fgunlearn.batches import Loader, LossFunction, checked_loss, cross_entropy
+from fgunlearn.batches import Loader, LossFunction, checked_loss, cross_entropy, device_of, wait_for
 
 
 def acceleration_ratio(retrain_seconds: float, unlearn_seconds: float) -> float:
@@ -84,15 +84,19 @@ def calibrate(
     gradient: list[float] = []
     dense_step: list[float] = []
     sparse_step: list[float] = []
+    device = device_of(model)
     model.train()
     for batch in itertools.islice(loader, batches + 1):
+        wait_for(device)
         start = time.perf_counter()
         model.zero_grad(set_to_none=True)
         checked_loss((loss_fn or cross_entropy)(model, batch)).backward()
+        wait_for(device)
         gradient.append(time.perf_counter() - start)
         for optimizer, times in ((dense, dense_step), (sparse, sparse_step)):
             start = time.perf_counter()
             optimizer.step()
+            wait_for(device)
             times.append(time.perf_counter() - start)
     if len(gradient) < 2:
         raise ValueError(f"loader must give at least 2 batches to time, got {len(gradient)}")

@@ -105,6 +105,6 @@ def memory_retention_rate(source: nn.Module, unlearned: nn.Module, retain: Loade
 
 def retention_of(before: Tensor, after: Tensor, accuracy_before: float, accuracy_after: float) -> Forgetting:
     """:func:`memory_retention_rate` from what is known already; the arguments of :func:`forgetting_of`, on D_r."""
-    members, others, kept = int(before.sum()), int((~before).sum()), int((before & after).sum())
+    members, others, kept = int(before.sum()), int((~before).sum()), int((before & after.to(before.device)).sum())
     by_accuracy = accuracy_after / accuracy_before if accuracy_before else math.nan
     return Forgetting(kept / members if members else math.nan, by_accuracy, members, others, kept)

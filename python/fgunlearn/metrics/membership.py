@@ -38,6 +38,7 @@ class MembershipJudge:
                 raise ValueError(f"{argument} is empty")
             if bool(losses.isnan().any()):
                 raise ValueError(f"{argument} holds {int(losses.isnan().sum())} NaN")
+        other_losses = other_losses.to(member_losses.device)
         members, others = member_losses.double().sort().values, other_losses.double().sort().values
         thresholds = torch.unique(torch.cat([members, others]))
         # Whole numbers, so that a tie is a tie.
@@ -79,7 +80,7 @@ def losses_auc(asked: Tensor, others: Tensor) -> float:
     for argument, losses in (("asked", asked), ("others", others)):
         if losses.numel() == 0:
             raise ValueError(f"{argument} is empty")
-    asked, others = asked.double(), others.double().sort().values
+    asked, others = asked.double(), others.to(asked.device).double().sort().values
     not_below = torch.searchsorted(others, asked, right=True)
     below = torch.searchsorted(others, asked)
     chances = (len(others) - not_below).double() + 0.5 * (not_below - below).double()

@@ -48,16 +48,18 @@ def similarity(a: nn.Module, b: nn.Module, loader: Loader, *, layer: str | None 
         ValueError: the models' parameters differ in names or shapes; no such layer, or none to be found.
     """
     la, _ = logits_and_labels(a, loader)
-    lb, _ = logits_and_labels(b, loader)
+    lb = logits_and_labels(b, loader)[0].to(la.device)  # the models may be on different devices
     if la.shape != lb.shape:
         raise ValueError(f"the models' outputs differ in shape: {tuple(la.shape)} and {tuple(lb.shape)}")
     va, vb = _parameter_vectors(a, b)
+    vb = vb.to(va.device)
+    fa, fb = _features(a, loader, layer), _features(b, loader, layer)
     return Similarity(
         js_divergence=_js_divergence(la.double(), lb.double()),
         agreement=float((la.argmax(1) == lb.argmax(1)).double().mean()),
         relative_l2=float((va - vb).norm() / vb.norm()),
         cosine=min(1.0, max(-1.0, float(F.cosine_similarity(va, vb, dim=0)))),
-        cka=_linear_cka(_features(a, loader, layer), _features(b, loader, layer)),
+        cka=_linear_cka(fa, fb.to(fa.device)),
     )
 
 

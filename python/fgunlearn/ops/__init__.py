@@ -9,9 +9,9 @@ BUILD_INFO = _library.load()
 
 from fgunlearn.ops.gather import sparse_gather, sparse_scatter_  # noqa: E402
 from fgunlearn.ops.perturb import rms, sparse_ascent_, sparse_perturb_  # noqa: E402
-from fgunlearn.ops.score import count_nonfinite, score_accumulate_  # noqa: E402
-from fgunlearn.ops.select import randomk_select, topk_select, topk_select_each  # noqa: E402
-from fgunlearn.ops.sparse_add import sparse_add  # noqa: E402
+from fgunlearn.ops.score import count_nonfinite, score_accumulate_, score_accumulate_topk_  # noqa: E402
+from fgunlearn.ops.select import randomk_select, topk_select, topk_select_each, topk_select_packed  # noqa: E402
+from fgunlearn.ops.sparse_add import sparse_add, sparse_take  # noqa: E402
 from fgunlearn.ops.update import sparse_sgd_  # noqa: E402
 
 __all__ = [
@@ -20,12 +20,15 @@ __all__ = [
     "randomk_select",
     "rms",
     "score_accumulate_",
+    "score_accumulate_topk_",
     "sparse_add",
     "sparse_ascent_",
     "sparse_gather",
     "sparse_perturb_",
     "sparse_scatter_",
     "sparse_sgd_",
+    "sparse_take",
     "topk_select",
     "topk_select_each",
+    "topk_select_packed",
 ]

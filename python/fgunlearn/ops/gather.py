@@ -1,4 +1,4 @@
-"""Reading and writing the selected coordinates. Kernel: ``csrc/cpu/gather.cpp``."""
+"""Reading and writing the selected coordinates. Kernels: ``csrc/cpu/gather.cpp``, ``csrc/cuda/gather.cu``."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ _ops = torch.ops.fgunlearn
 
 
 def sparse_gather(tensors: Sequence[Tensor], indices: Sequence[Tensor]) -> list[Tensor]:
-    """The selected coordinates of each tensor, bit for bit.
+    """The selected coordinates of each tensor, bit for bit. Not differentiable; :func:`sparse_take` is.
 
     Args:
-        tensors: tensors of any shapes and strides.
-        indices: per tensor 1-D int32 or int64 C-order flat indices, strictly ascending.
+        tensors: tensors of any shapes and strides, on one device.
+        indices: per tensor 1-D int32 or int64 C-order flat indices on that device, strictly ascending.
 
     Returns:
         Per tensor a 1-D tensor of its dtype with one value per index.
 
     Raises:
-        RuntimeError: an index out of range or out of order (tensor, position and value are named), a wrong dtype.
+        RuntimeError: a wrong dtype or device; on the CPU an index out of range or out of order (tensor, position and
+            value are named). On CUDA, where a look at the indices would wait for the device, an index out of range
+            stops the kernel, as in torch's own indexing: CUDA is of no more use to the process then.
     """
     return _ops.sparse_gather(list(tensors), list(indices))
 
@@ -37,7 +39,7 @@ def sparse_scatter_(tensors: Sequence[Tensor], indices: Sequence[Tensor], values
     """Writes one value per index into each tensor, in place; every other bit stays.
 
     Args:
-        tensors: tensors of any shapes and strides, but not expanded.
+        tensors: tensors of any shapes and strides, but not expanded; on one device.
         indices: as for :func:`sparse_gather`.
         values: per tensor a 1-D tensor of its dtype, one value per index.
 
@@ -58,7 +60,7 @@ def sparse_scatter_ref(tensors: Sequence[Tensor], indices: Sequence[Tensor], val
 
 @torch.library.register_fake("fgunlearn::sparse_gather")
 def _(tensors: list[Tensor], indices: list[Tensor]) -> list[Tensor]:
-    return [torch.empty(index.shape, dtype=t.dtype) for t, index in zip(tensors, indices, strict=True)]
+    return [t.new_empty(index.shape) for t, index in zip(tensors, indices, strict=True)]
 
 
 @torch.library.register_fake("fgunlearn::sparse_scatter_")

@@ -1,4 +1,4 @@
-"""Perturbing the selected coordinates in one launch. Kernel: ``csrc/cpu/perturb.cpp``, ``csrc/core/perturb.h``."""
+"""Perturbing the selected coordinates in one launch. Kernels: ``csrc/{cpu,cuda}/perturb.*``, rules ``csrc/core``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fgunlearn.ops.devices import device_of
 from fgunlearn.ops.philox import philox4x32_ref
 from fgunlearn.ops.versions import mark_written
 
@@ -126,7 +127,8 @@ def sparse_ascent_ref(
 def rms(tensors: Sequence[Tensor]) -> Tensor:
     """``sqrt(mean(x^2))`` of each tensor, float64 of shape (len(tensors),); 0 for an empty one.
 
-    Summed in float64 in a fixed order: the bits don't depend on the number of threads.
+    Summed in float64 in an order fixed for the device: the bits don't depend on the number of threads, and those of the
+    CPU and CUDA agree to a few units of the last place. Not synchronised with the host.
     """
     return _ops.rms(list(tensors))
 
@@ -159,4 +161,4 @@ def _(theta: list[Tensor], grads: list[Tensor], indices: list[Tensor], lr: float
 
 @torch.library.register_fake("fgunlearn::rms")
 def _(tensors: list[Tensor]) -> Tensor:
-    return torch.empty(len(tensors), dtype=torch.float64)
+    return torch.empty(len(tensors), dtype=torch.float64, device=device_of(tensors))

@@ -1,6 +1,6 @@
 """Exact selection of k coordinates over a list of tensors.
 
-Kernels: ``csrc/cpu/select.cpp`` (top-k), ``csrc/cpu/select_random.cpp`` (Random-k).
+Kernels: ``csrc/{cpu,cuda}/select*``, rules in ``csrc/core/select.h``.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fgunlearn.ops.devices import device_of
 from fgunlearn.ops.philox import philox_word_ref
 
 NARROW_INDEX_LIMIT = 2**31
@@ -29,17 +30,21 @@ def topk_select(keys: Sequence[Tensor], k: int) -> tuple[list[Tensor], Tensor]:
     Exact and deterministic: magnitudes are compared by value across dtypes, ties at the border go to the smallest
     global index (tensors one after another, each in C order), +0 and -0 are equal, infinities are largest.
 
+    On CUDA the host waits for the number of indices of each tensor; :func:`topk_select_packed` does not.
+
     Args:
-        keys: CPU tensors of any shapes; float32, float64, float16, bfloat16, mixed if need be. A non-contiguous one is
-            copied, others are read in place.
+        keys: tensors of any shapes, on one device; float32, float64, float16, bfloat16, mixed if need be. A
+            non-contiguous one is copied, others are read in place.
         k: how many, 0 <= k <= total number of elements.
 
     Returns:
-        Per tensor its selected C-order flat indices, ascending, 1-D, int32 where its numel < 2**31 and else int64; and
-        the threshold, the smallest selected |key|, as a float64 tensor of shape (1,) (infinity for k = 0).
+        On the keys' device, per tensor its selected C-order flat indices, ascending, 1-D, int32 where its numel < 2**31
+        and else int64; and the threshold, the smallest selected |key|, as a float64 tensor of shape (1,) (infinity for
+        k = 0).
 
     Raises:
-        RuntimeError: k out of range, an unsupported dtype, or a NaN among the keys (tensor and count are named).
+        RuntimeError: k out of range, an unsupported dtype, tensors on several devices, or a NaN among the keys (tensor
+            and count are named).
     """
     return _ops.topk_select(list(keys), k)
 
@@ -64,7 +69,47 @@ def topk_select_each_ref(keys: Sequence[Tensor], k: Sequence[int]) -> tuple[list
     return [indices[0] for indices, _ in each], torch.cat(thresholds)
 
 
-def randomk_select(numels: Sequence[int], k: int, seed: int, base: Sequence[Tensor] = ()) -> list[Tensor]:
+def topk_select_packed(keys: Sequence[Tensor], k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`topk_select` with outputs whose sizes don't depend on the keys' values.
+
+    On CUDA the host waits for nothing, so that it can be captured into a CUDA graph.
+
+    Args:
+        keys: as for :func:`topk_select`.
+        k: as for :func:`topk_select`.
+
+    Returns:
+        indices: the selected flat indices of all tensors one after another, each ascending, of shape (k,); int32, or
+            int64 where any tensor has 2**31 elements or more.
+        offsets: int64 of shape (len(keys) + 1,); those of tensor t are ``indices[offsets[t]:offsets[t + 1]]``.
+        threshold: as for :func:`topk_select`. On CUDA it is NaN where a key is NaN, and the indices mean nothing then.
+
+    Raises:
+        RuntimeError: as :func:`topk_select`; a NaN among the keys on the CPU only.
+    """
+    return _ops.topk_select_packed(list(keys), k)
+
+
+def topk_select_packed_ref(keys: Sequence[Tensor], k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Specification of :func:`topk_select_packed`."""
+    indices, threshold = topk_select_ref(keys, k)
+    dtype = _packed_dtype([t.numel() for t in keys])
+    offsets = torch.tensor([0, *(index.numel() for index in indices)], dtype=torch.int64).cumsum(0)
+    return torch.cat([torch.empty(0, dtype=dtype), *(index.to(dtype) for index in indices)]), offsets, threshold
+
+
+def _packed_dtype(numels: Sequence[int]) -> torch.dtype:
+    return torch.int64 if any(index_dtype(numel) == torch.int64 for numel in numels) else torch.int32
+
+
+def randomk_select(
+    numels: Sequence[int],
+    k: int,
+    seed: int,
+    base: Sequence[Tensor] = (),
+    *,
+    device: torch.device | str | None = None,
+) -> list[Tensor]:
     """A uniform k-subset of all coordinates, as the k largest Philox keys of (seed, global index).
 
     A pure function of its arguments: threads, devices and sharding do not change it, and nothing of size n is read.
@@ -75,11 +120,25 @@ def randomk_select(numels: Sequence[int], k: int, seed: int, base: Sequence[Tens
         seed: any 64-bit integer.
         base: nothing, or one ascending int32/int64 index tensor per tensor: the subset is then drawn from the
             coordinates outside base, and returned united with it (k + len(base) indices in all).
+        device: where the indices are made; None for base's device, or the CPU without a base.
 
     Returns:
         Per tensor ascending flat indices, as :func:`topk_select` gives them.
+
+    Raises:
+        ValueError: base on another device than ``device``.
+        RuntimeError: k out of range, a base that does not fit.
     """
-    return _ops.randomk_select(list(numels), k, seed, list(base))
+    base = list(base)
+    if device is not None and base:
+        # Of a device without a number, torch's current one is meant: as for every new tensor.
+        wanted = torch.empty(0, device=device).device
+        if base[0].device != wanted:
+            raise ValueError(f"randomk_select: base is on {base[0].device} and device is {wanted}")
+    elif device is not None:
+        # Operators are chosen by their tensors' device: empty lists say which.
+        base = [torch.empty(0, dtype=torch.int32, device=device) for _ in numels]
+    return _ops.randomk_select(list(numels), k, seed, base)
 
 
 def randomk_select_ref(numels: Sequence[int], k: int, seed: int, base: Sequence[Tensor] = ()) -> list[Tensor]:
@@ -110,21 +169,34 @@ def join_global(indices: Sequence[Tensor], numels: Sequence[int]) -> Tensor:
     return torch.cat(parts)
 
 
-def _fake_indices(numels: Sequence[int]) -> list[Tensor]:
+def empty_indices(numels: Sequence[int], device: torch.device) -> list[Tensor]:
+    """For fakes: one index tensor per tensor, of a length that only the values tell."""
     context = torch.library.get_ctx()
-    return [torch.empty(context.new_dynamic_size(), dtype=index_dtype(numel)) for numel in numels]
+    return [torch.empty(context.new_dynamic_size(), dtype=index_dtype(numel), device=device) for numel in numels]
 
 
 @torch.library.register_fake("fgunlearn::topk_select")
 def _(keys: list[Tensor], k: int, exhaustive: bool = False) -> tuple[list[Tensor], Tensor]:
-    return _fake_indices([t.numel() for t in keys]), torch.empty(1, dtype=torch.float64)
+    device = device_of(keys)
+    return empty_indices([t.numel() for t in keys], device), torch.empty(1, dtype=torch.float64, device=device)
 
 
 @torch.library.register_fake("fgunlearn::topk_select_each")
 def _(keys: list[Tensor], k: list[int]) -> tuple[list[Tensor], Tensor]:
-    return _fake_indices([t.numel() for t in keys]), torch.empty(len(keys), dtype=torch.float64)
+    device = device_of(keys)
+    return empty_indices([t.numel() for t in keys], device), torch.empty(len(keys), dtype=torch.float64, device=device)
+
+
+@torch.library.register_fake("fgunlearn::topk_select_packed")
+def _(keys: list[Tensor], k: int) -> tuple[Tensor, Tensor, Tensor]:
+    device = device_of(keys)
+    return (
+        torch.empty(k, dtype=_packed_dtype([t.numel() for t in keys]), device=device),
+        torch.empty(len(keys) + 1, dtype=torch.int64, device=device),
+        torch.empty(1, dtype=torch.float64, device=device),
+    )
 
 
 @torch.library.register_fake("fgunlearn::randomk_select")
 def _(numels: list[int], k: int, seed: int, base: list[Tensor]) -> list[Tensor]:
-    return _fake_indices(numels)
+    return empty_indices(numels, device_of(base))

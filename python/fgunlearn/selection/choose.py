@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fgunlearn.batches import Loader, LossFunction
+from fgunlearn.batches import Loader, LossFunction, cross_entropy
 from fgunlearn.parameters import trainable
-from fgunlearn.selection.scores import score
+from fgunlearn.selection.scores import FUSED_KINDS, quotient, score, top_scores
 from fgunlearn.selection.selection import Selection
-from fgunlearn.selection.strategies import RandomK, RandomTopK, Strategy, TopK, resolve_k
+from fgunlearn.selection.strategies import RandomK, RandomTopK, Strategy, TopK, apportion, resolve_k
 
 
 def select(
@@ -22,6 +22,10 @@ def select(
     progress: bool = False,
 ) -> Selection:
     """Scores the model on the data to forget as the strategy asks, and selects.
+
+    By "grad", "abs_grad" and "fisher" the last batch's accumulation selects as well, without another read of the
+    scores. What is ranked there is the sum before its division by the number of samples, so the selection is that by
+    :func:`fgunlearn.score` save where the division rounds two different sums to one score: the larger sum wins.
 
     Args:
         model: parameters that require grad take part.
@@ -37,9 +41,20 @@ def select(
     if not isinstance(strategy, (TopK, RandomK, RandomTopK)):
         raise TypeError(f"strategy must be a TopK, RandomK or RandomTopK, got {strategy!r}")
     parameters = trainable(model)
-    resolve_k(sum(p.numel() for p in parameters.values()), strategy.k, strategy.ratio)  # refused before the work
-    scores = None
-    if strategy.score_kind is not None:
+    numels = [p.numel() for p in parameters.values()]
+    k = resolve_k(sum(numels), strategy.k, strategy.ratio)  # refused before the work
+    detached = {name: p.detach() for name, p in parameters.items()}
+    if isinstance(strategy, RandomK) or strategy.score_kind is None:
+        return strategy.choose(detached, None)
+    top = strategy.top_count(k)
+    if strategy.score_kind not in FUSED_KINDS or top == 0:
         scores = score(model, loader, loss_fn, strategy.score_kind, retain_loader, progress)
-    with torch.no_grad():
-        return strategy.choose({name: p.detach() for name, p in parameters.items()}, scores)
+        with torch.no_grad():
+            return strategy.choose(detached, scores)
+    each = strategy.scope == "tensor"
+    counts = apportion(top, numels) if each else [top]
+    indices, thresholds, seen = top_scores(
+        model, parameters, loader, loss_fn or cross_entropy, strategy.score_kind, counts, each, progress
+    )
+    threshold = None if each else quotient(float(thresholds), parameters, seen)
+    return strategy.complete(detached, indices, threshold)

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Sequence
 from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from fgunlearn import ops
-from fgunlearn.batches import Loader, LossFunction, batch_size, checked_loss, cross_entropy, evaluation_mode
+from fgunlearn.batches import (
+    Loader,
+    LossFunction,
+    batch_size,
+    checked_loss,
+    cross_entropy,
+    evaluation_mode,
+    with_last,
+)
 from fgunlearn.parameters import trainable
 from fgunlearn.progress import track
 from fgunlearn.selection.strategies import ScoreKind
@@ -60,7 +70,7 @@ def score(
         progress: show a progress bar on a terminal.
 
     Returns:
-        Parameter name to a contiguous tensor of its shape, all values >= 0.
+        Parameter name to a contiguous tensor of its shape on its device, all values >= 0.
 
     Raises:
         ValueError: an unknown kind; an empty loader; no ``retain_loader`` for ``fisher_ratio``; a loss that is not a
@@ -103,33 +113,136 @@ def accumulate(
     progress: bool,
 ) -> dict[str, Tensor]:
     """The weighted mean over batches of g, abs(g) or g^2, by parameter; ``argument`` is the loader's name in errors."""
-    scores = {
+    sums = _zeros(parameters)
+    seen = 0
+    for size, gradients, _ in _gradients(model, parameters, loader, loss_fn, kind, argument, progress):
+        _accumulate(sums, gradients, kind, size)
+        del gradients
+        seen += size
+    for accumulated in sums.values():
+        accumulated.div_(seen)
+    return sums
+
+
+FUSED_KINDS = ("grad", "abs_grad", "fisher")
+"""The scores that :func:`top_scores` takes: sums over batches, with nothing done to them afterwards."""
+
+
+def top_scores(
+    model: nn.Module,
+    parameters: dict[str, nn.Parameter],
+    loader: Loader,
+    loss_fn: LossFunction,
+    kind: str,
+    k: Sequence[int],
+    each: bool,
+    progress: bool,
+    fused: bool = True,
+) -> tuple[list[Tensor], Tensor, int]:
+    """The top coordinates by ``score(..., kind)`` without a pass over the scores: the last batch's pass selects.
+
+    What is ranked is the sum over batches before its division by the number of samples N. That is the score's own
+    order, save where two different sums become one quotient: there the larger sum wins, not the smaller index.
+
+    Args:
+        model: see :func:`score`.
+        parameters: the model's trainable ones.
+        loader: see :func:`score`.
+        loss_fn: see :func:`score`.
+        kind: one of ``FUSED_KINDS``.
+        k: how many of all; or with ``each`` one number per parameter.
+        each: select from each parameter by itself.
+        progress: see :func:`score`.
+        fused: False accumulates and selects one after the other, as is done where the last batch's loss does not reach
+            every parameter; the answer is the same, bit for bit.
+
+    Returns:
+        Indices per parameter, the thresholds (float64, of the sums), and N.
+    """
+    sums = _zeros(parameters)
+    keys = list(sums.values())
+    seen = 0
+    with evaluation_mode(model):
+        for size, gradients, last in _gradients(model, parameters, loader, loss_fn, kind, "loader", progress):
+            seen += size
+            complete = [g.detach() for g in gradients if g is not None]
+            if last and fused and len(complete) == len(keys):
+                try:
+                    indices, threshold = ops.score_accumulate_topk_(keys, complete, kind, float(size), k, each)
+                except RuntimeError as error:
+                    _explain_nonfinite(error, sums)
+                    raise
+                return indices, threshold, seen
+            _accumulate(sums, gradients, kind, size)
+            del gradients, complete
+    _refuse_nonfinite(sums)
+    indices, threshold = ops.topk_select_each(keys, k) if each else ops.topk_select(keys, k[0])
+    return indices, threshold, seen
+
+
+def quotient(threshold: float, parameters: dict[str, nn.Parameter], seen: int) -> float:
+    """A threshold of sums as one of scores: divided and rounded as :func:`score` does it to the sum it belongs to."""
+    kinds = {torch.float64 if p.dtype == torch.float64 else torch.float32 for p in parameters.values()}
+    value = torch.tensor([threshold], dtype=torch.float64, device=next(iter(parameters.values())).device)
+    narrow = value.float()
+    # In a mixed list, a sum that float32 can't hold is one of a float64 parameter.
+    belongs = narrow if torch.float32 in kinds and float(narrow) == threshold else value
+    return float(belongs.div_(seen))
+
+
+def _zeros(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    return {
         name: torch.zeros(p.shape, dtype=torch.float64 if p.dtype == torch.float64 else torch.float32, device=p.device)
         for name, p in parameters.items()
     }
-    seen = 0
-    for batch in track(loader, f"score ({kind})", progress):
-        size = batch_size(batch)
-        if size == 0:
-            continue
+
+
+def _gradients(
+    model: nn.Module,
+    parameters: dict[str, nn.Parameter],
+    loader: Loader,
+    loss_fn: LossFunction,
+    kind: str,
+    argument: str,
+    progress: bool,
+) -> Iterator[tuple[int, Sequence[Tensor | None], bool]]:
+    """Per batch its size, its gradients, and whether it is the last; batches without samples are left out."""
+    sized = ((batch, batch_size(batch)) for batch in track(loader, f"score ({kind})", progress))
+    nothing = True
+    for (batch, size), last in with_last((batch, size) for batch, size in sized if size > 0):
+        nothing = False
         with torch.enable_grad():
             loss = checked_loss(loss_fn(model, batch))
             gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        reached = [(s, g.detach()) for s, g in zip(scores.values(), gradients, strict=True) if g is not None]
-        ops.score_accumulate_([s for s, _ in reached], [g for _, g in reached], kind, float(size))
-        seen += size
-    if seen == 0:
+        del loss
+        yield size, gradients, last
+        del gradients  # before the next batch's are made
+    if nothing:
         raise ValueError(f"{argument} is empty: there is no data to take gradients on")
-    for accumulated in scores.values():
-        accumulated.div_(seen)
-    return scores
+
+
+def _accumulate(sums: dict[str, Tensor], gradients: Sequence[Tensor | None], kind: str, size: int) -> None:
+    reached = [(s, g.detach()) for s, g in zip(sums.values(), gradients, strict=True) if g is not None]
+    ops.score_accumulate_([s for s, _ in reached], [g for _, g in reached], kind, float(size))
 
 
 def _refuse_nonfinite(scores: dict[str, Tensor]) -> None:
     counts = ops.count_nonfinite(list(scores.values()))
     for name, count in zip(scores, counts.tolist(), strict=True):
         if count:
-            raise ValueError(
-                f"the score of {name!r} has {count} NaN or infinite values of {scores[name].numel()}: "
-                "the loss or its gradient overflowed on this data"
-            )
+            raise _nonfinite(name, scores[name], count)
+
+
+def _explain_nonfinite(error: RuntimeError, sums: dict[str, Tensor]) -> None:
+    """Raises what :func:`_refuse_nonfinite` would, if that is the error."""
+    found = re.search(r"score\[(\d+)\] holds (\d+) NaN or infinite", str(error))
+    if found is not None:
+        name = list(sums)[int(found[1])]
+        raise _nonfinite(name, sums[name], int(found[2])) from None
+
+
+def _nonfinite(name: str, of: Tensor, count: int) -> ValueError:
+    return ValueError(
+        f"the score of {name!r} has {count} NaN or infinite values of {of.numel()}: "
+        "the loss or its gradient overflowed on this data"
+    )

@@ -20,7 +20,7 @@ _FORMAT_VERSION = 1
 
 
 class Selection:
-    """k coordinates of a list of tensors, as sorted flat indices. Immutable.
+    """k coordinates of a list of tensors, as sorted flat indices on one device. Immutable.
 
     Args:
         shapes: the shape of every tensor, selected from or not.
@@ -31,7 +31,8 @@ class Selection:
         seed: the seed of a random strategy.
 
     Raises:
-        TypeError, ValueError: lengths that differ, an index out of range, repeated or out of order, a wrong dtype.
+        TypeError, ValueError: lengths or devices that differ, an index out of range, repeated or out of order, a wrong
+            dtype.
     """
 
     def __init__(
@@ -53,8 +54,33 @@ class Selection:
             _checked(index, _numel(shape), self._label(t))
             for t, (index, shape) in enumerate(zip(indices, self._shapes, strict=True))
         )
+        for t, index in enumerate(self._indices):
+            if index.device != self._indices[0].device:
+                raise ValueError(
+                    f"indices of tensor {self._label(t)} are on {index.device}, those before on {self.device}"
+                )
         self._threshold = threshold
         self._seed = seed
+
+    @classmethod
+    def of_kernel(
+        cls,
+        shapes: Sequence[Sequence[int]],
+        indices: Sequence[Tensor],
+        *,
+        names: Sequence[str] | None = None,
+        threshold: float | None = None,
+        seed: int | None = None,
+    ) -> Selection:
+        """One whose indices come straight from an op that selects, and are not looked at again.
+
+        Looking costs a pass over them, and on CUDA a few waits of the host per tensor.
+        """
+        made = object.__new__(cls)
+        made._shapes = tuple(tuple(int(size) for size in shape) for shape in shapes)
+        made._names = None if names is None else tuple(names)
+        made._indices, made._threshold, made._seed = tuple(indices), threshold, seed
+        return made
 
     def _label(self, position: int) -> str:
         return repr(self._names[position]) if self._names is not None else f"number {position}"
@@ -130,10 +156,7 @@ class Selection:
         return self._with([index.to(device) for index in self._indices], self._threshold, self._seed)
 
     def _with(self, indices: Sequence[Tensor], threshold: float | None, seed: int | None) -> Selection:
-        made = object.__new__(Selection)
-        made._shapes, made._names = self._shapes, self._names
-        made._indices, made._threshold, made._seed = tuple(indices), threshold, seed
-        return made
+        return Selection.of_kernel(self._shapes, indices, names=self._names, threshold=threshold, seed=seed)
 
     def _combine(self, other: object, operation: Callable[[Tensor, Tensor], Tensor]) -> Any:
         if not isinstance(other, Selection):

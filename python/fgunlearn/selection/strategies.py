@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal, get_args
 
@@ -96,15 +96,21 @@ def _top(keys: Sequence[Tensor], k: int, scope: Scope, labels: Sequence[str]) ->
         raise ValueError(f"{labels[int(found[1])]} holds {found[2]} NaN: there is no order to select by") from None
 
 
-def _random(numels: Sequence[int], k: int, seed: int, scope: Scope, base: Sequence[Tensor] = ()) -> list[Tensor]:
+def _random(
+    numels: Sequence[int], k: int, seed: int, scope: Scope, device: torch.device, base: Sequence[Tensor] = ()
+) -> list[Tensor]:
     """k random coordinates outside base, united with it."""
     if scope == "global":
-        return ops.randomk_select(numels, k, seed, base)
+        return ops.randomk_select(numels, k, seed, base, device=device)
     free = [numel - (base[t].numel() if base else 0) for t, numel in enumerate(numels)]
     indices = []
     for t, share in enumerate(apportion(k, free)):
-        indices += ops.randomk_select([numels[t]], share, _seed_of_tensor(seed, t), base[t : t + 1])
+        indices += ops.randomk_select([numels[t]], share, _seed_of_tensor(seed, t), base[t : t + 1], device=device)
     return indices
+
+
+def _device_of(tensors: Iterable[Tensor]) -> torch.device:
+    return next((t.device for t in tensors), torch.device("cpu"))
 
 
 @dataclass(frozen=True)
@@ -139,8 +145,16 @@ class TopK:
         assert scores is not None
         keys = [scores[name] for name in parameters]
         k = resolve_k(sum(t.numel() for t in keys), self.k, self.ratio)
-        indices, threshold = _top(keys, k, self.scope, [f"the score of {name!r}" for name in parameters])
-        return Selection(shapes_of(parameters.values()), indices, names=list(parameters), threshold=threshold)
+        labels = [f"the score of {name!r}" for name in parameters]
+        return self.complete(parameters, *_top(keys, self.top_count(k), self.scope, labels))
+
+    def top_count(self, k: int) -> int:
+        """How many of k are ranked."""
+        return k
+
+    def complete(self, parameters: Mapping[str, Tensor], top: Sequence[Tensor], threshold: float | None) -> Selection:
+        """The selection from the ranked coordinates, per parameter."""
+        return Selection.of_kernel(shapes_of(parameters.values()), top, names=list(parameters), threshold=threshold)
 
 
 @dataclass(frozen=True)
@@ -174,8 +188,8 @@ class RandomK:
         """The selection; ``scores`` is not looked at."""
         numels = [t.numel() for t in parameters.values()]
         k = resolve_k(sum(numels), self.k, self.ratio)
-        indices = _random(numels, k, self.seed, self.scope)
-        return Selection(shapes_of(parameters.values()), indices, names=list(parameters), seed=self.seed)
+        indices = _random(numels, k, self.seed, self.scope, _device_of(parameters.values()))
+        return Selection.of_kernel(shapes_of(parameters.values()), indices, names=list(parameters), seed=self.seed)
 
 
 @dataclass(frozen=True)
@@ -218,15 +232,23 @@ class RandomTopK:
         """The selection from scores by parameter name."""
         numels = [t.numel() for t in parameters.values()]
         k = resolve_k(sum(numels), self.k, self.ratio)
-        top = math.floor(self.top_share * k)
-        base: list[Tensor] = []
-        threshold = None
-        if top > 0:
-            assert scores is not None
-            labels = [f"the score of {name!r}" for name in parameters]
-            base, threshold = _top([scores[name] for name in parameters], top, self.scope, labels)
-        indices = _random(numels, k - top, self.seed, self.scope, base)
-        return Selection(
+        top = self.top_count(k)
+        if top == 0:
+            return self.complete(parameters, [], None)
+        assert scores is not None
+        labels = [f"the score of {name!r}" for name in parameters]
+        return self.complete(parameters, *_top([scores[name] for name in parameters], top, self.scope, labels))
+
+    def top_count(self, k: int) -> int:
+        """How many of k are ranked: floor(top_share * k)."""
+        return math.floor(self.top_share * k)
+
+    def complete(self, parameters: Mapping[str, Tensor], top: Sequence[Tensor], threshold: float | None) -> Selection:
+        """The selection from the ranked coordinates, per parameter (an empty list where none are), and random ones."""
+        numels = [t.numel() for t in parameters.values()]
+        rest = resolve_k(sum(numels), self.k, self.ratio) - sum(index.numel() for index in top)
+        indices = _random(numels, rest, self.seed, self.scope, _device_of(parameters.values()), top)
+        return Selection.of_kernel(
             shapes_of(parameters.values()), indices, names=list(parameters), threshold=threshold, seed=self.seed
         )
 
@@ -250,7 +272,8 @@ def topk(
     Exact, without a copy or a sort; ties go to the smallest global index (tensors one after another, C order).
 
     Args:
-        tensors: float32, float64, float16 or bfloat16 tensors of any shapes, mixed if need be.
+        tensors: float32, float64, float16 or bfloat16 tensors of any shapes, mixed if need be, on one device; the
+            selection is there as well.
         k: how many; or
         ratio: their share, k = round(ratio * n). Exactly one of the two.
         scope: "global" ranks all tensors together; "tensor" takes the same share of each.
@@ -264,7 +287,7 @@ def topk(
     count = resolve_k(sum(t.numel() for t in tensors), k, ratio)
     with torch.no_grad():
         indices, threshold = _top(list(tensors), count, scope, [f"tensor number {t}" for t in named])
-    return Selection(shapes_of(tensors), indices, threshold=threshold)
+    return Selection.of_kernel(shapes_of(tensors), indices, threshold=threshold)
 
 
 def randomk(
@@ -292,4 +315,5 @@ def randomk(
     _check_choice(scope, get_args(Scope), "scope")
     _named(tensors)
     numels = [t.numel() for t in tensors]
-    return Selection(shapes_of(tensors), _random(numels, resolve_k(sum(numels), k, ratio), seed, scope), seed=seed)
+    indices = _random(numels, resolve_k(sum(numels), k, ratio), seed, scope, _device_of(tensors))
+    return Selection.of_kernel(shapes_of(tensors), indices, seed=seed)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fgunlearn.batches import Loader, LossFunction, batch_size, checked_loss, cross_entropy, x_and_y
+from fgunlearn.batches import Loader, LossFunction, batch_size, checked_loss, cross_entropy, device_of, x_and_y
 from fgunlearn.optim import SparseOptimizer
 from fgunlearn.parameters import trainable
 from fgunlearn.progress import bar
@@ -181,8 +181,9 @@ class ForgetTerm:
                 )
             return
         pairs = [x_and_y(batch) for batch in self._batches]
-        self._x = torch.cat([x for x, _ in pairs])
-        self._y = torch.cat([y for _, y in pairs])
+        self._device = device_of(model)
+        self._x = torch.cat([x for x, _ in pairs]).to(self._device)
+        self._y = torch.cat([y for _, y in pairs]).to(self._device)
         self._size = min(repair.forget_batch or len(pairs[0][1]), len(self._y))
         expected = None
         guided = repair.guided and repair.forget == "unlikelihood"
@@ -203,9 +204,9 @@ class ForgetTerm:
             batch = self._batches[self._next(1, len(self._batches))[0]]
             kept = checked_loss(self._loss_fn(model, retain_batch))
             return kept, -checked_loss(self._loss_fn(model, batch)), batch_size(retain_batch) + batch_size(batch)
-        x, y = x_and_y(retain_batch)
-        chosen = torch.tensor(self._next(self._size, len(self._y)))
-        logits = model(torch.cat([x, self._x[chosen].to(x.device)]))
+        x, y = (part.to(self._device) for part in x_and_y(retain_batch))
+        chosen = torch.tensor(self._next(self._size, len(self._y)), device=self._device)
+        logits = model(torch.cat([x, self._x[chosen]]))
         kept = checked_loss(F.cross_entropy(logits[: len(y)], y))
         return kept, self._on_logits(logits[len(y) :], chosen), len(y) + len(chosen)
 
@@ -216,7 +217,7 @@ class ForgetTerm:
         return taken
 
     def _on_logits(self, logits: Tensor, chosen: Tensor) -> Tensor:
-        labels = self._y[chosen].to(logits.device)
+        labels = self._y[chosen]
         if self._kind == "ascent":
             return -F.cross_entropy(logits, labels)
         if self._kind == "unlikelihood":
@@ -250,7 +251,7 @@ def _class_count(model: nn.Module, x: Tensor) -> int:
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        logits = model(x[:1])
+        logits = model(x[:1].to(device_of(model)))
     finally:
         for module, mode in training.items():
             module.training = mode

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from fgunlearn import ops
-from fgunlearn.batches import Loader, LossFunction
+from fgunlearn.batches import Loader, LossFunction, wait_for
 from fgunlearn.parameters import trainable
 from fgunlearn.perturb import Ascent, Gaussian, Perturbation, Reset, Shrink, Zero, perturb_
-from fgunlearn.selection import RandomK, RandomTopK, Selection, Strategy, TopK, score
+from fgunlearn.selection import RandomK, RandomTopK, Selection, Strategy, TopK, select
 from fgunlearn.selection.strategies import resolve_k
 from fgunlearn.unlearning.loop import ForgetTerm, RepairRecord, count_batches, repair_
 from fgunlearn.unlearning.repair import Repair
@@ -28,7 +28,8 @@ class Result:
     Attributes:
         model: the model, changed in place.
         selection: the coordinates that were allowed to change.
-        seconds: wall-clock time of "score", "select", "perturb", "forget setup" and "repair".
+        seconds: wall-clock time of "select" (scoring included), "perturb", "forget setup" and "repair", each up to the
+            end of its work on the device.
         record: the repair's history, step counts and samples.
         changed: per parameter the number of coordinates whose value differs from before; a subset of the selection
             unless the repair updated all.
@@ -91,27 +92,26 @@ def unlearn(
     forget_batches = list(forget_loader)
     if not forget_batches:
         raise ValueError("forget_loader is empty: there is nothing to forget")
+    device = next(iter(parameters.values())).device
     modes = {module: module.training for module in model.modules()}
     seconds: dict[str, float] = {}
     try:
-        scores = None
-        if strategy.score_kind is not None:
-            with _timed(seconds, "score"):
+        with _timed(seconds, "select", device):
+            sample = None
+            if strategy.score_kind is not None:
                 sample = list(itertools.islice(retain_loader, len(forget_batches)))
-                scores = score(model, forget_batches, loss_fn, strategy.score_kind, sample, progress)
-        with _timed(seconds, "select"), torch.no_grad():
-            selection = strategy.choose({name: p.detach() for name, p in parameters.items()}, scores)
-        del scores
+            selection = select(model, forget_batches, loss_fn, strategy, retain_loader=sample, progress=progress)
+        del sample
         before = _Snapshot(model, selection, everything=repair.update == "all")
         with before.restored_on_error():
             forget = None
             if repair.forget != "none" and repair.epochs > 0:
-                with _timed(seconds, "forget setup"):
+                with _timed(seconds, "forget setup", device):
                     forget = ForgetTerm(model, forget_batches, retain_loader, heldout_loader, loss_fn, repair)
             if perturb is not None:
-                with _timed(seconds, "perturb"):
+                with _timed(seconds, "perturb", device):
                     perturb_(model, selection, perturb, loader=forget_batches, loss_fn=loss_fn)
-            with _timed(seconds, "repair"):
+            with _timed(seconds, "repair", device):
                 record = repair_(model, selection, forget, retain_loader, loss_fn, repair, progress)
             for parameter in parameters.values():
                 parameter.grad = None
@@ -131,10 +131,12 @@ def _check(strategy: object, perturb: object, repair: object) -> None:
 
 
 @contextlib.contextmanager
-def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+def _timed(seconds: dict[str, float], phase: str, device: torch.device) -> Iterator[None]:
+    wait_for(device)
     start = time.perf_counter()
     try:
         yield
+        wait_for(device)
     finally:
         seconds[phase] = time.perf_counter() - start
 

@@ -1,8 +1,8 @@
-// Stands in for CUDA's <cuda_runtime.h>: csrc/cuda compiles as host C++ against it, and its kernels run on the CPU, every
-// thread of a block a fiber. Only what csrc/cuda uses is here.
+// Stands in for CUDA's <cuda_runtime.h>: csrc/cuda compiles as host C++ against it, and its kernels run on the CPU,
+// every thread of a block a fiber. Only what csrc/cuda uses is here.
 //
-// What this shows: indexing, arithmetic, barriers, warp exchanges and launch logic are right, under AddressSanitizer and
-// UndefinedBehaviorSanitizer and with blocks and threads in several orders. What it can't show: the memory model of
+// What this shows: indexing, arithmetic, barriers, warp exchanges and launch logic are right, under AddressSanitizer
+// and UndefinedBehaviorSanitizer and with blocks and threads in several orders. What it can't show: the memory model of
 // blocks that run at the same time, and speed.
 #pragma once
 
@@ -40,7 +40,8 @@ enum class Order { forward, reverse, shuffled };
 // In which order blocks run, and in which the scheduler offers a turn to the threads of a block.
 void set_order(Order order, uint64_t seed = 0);
 
-// Runs body once per thread. Throws what a thread throws, and std::logic_error where threads wait for each other in vain.
+// Runs body once per thread. Throws what a thread throws, and std::logic_error where threads wait for each other in
+// vain.
 void launch(unsigned blocks, unsigned threads, const std::function<void()>& body);
 
 // Kernels launched since the last call.

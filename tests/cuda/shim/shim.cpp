@@ -1,4 +1,7 @@
 // The scheduler behind the shim: one fiber per thread of a block, switched at barriers.
+//
+// On x86-64 a switch is a few instructions: swapcontext() makes a system call each time, and a block of 256 threads
+// that sums over its warps switches thousands of times.
 #include <cuda_runtime.h>
 #include <sys/mman.h>
 #include <ucontext.h>
@@ -11,7 +14,34 @@
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
+#endif
+
+#if defined(__x86_64__)
+extern "C" void fgu_shim_switch(void** save, void* load);
+asm(R"(
+.text
+.globl fgu_shim_switch
+.type fgu_shim_switch, @function
+fgu_shim_switch:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+.size fgu_shim_switch, .-fgu_shim_switch
+)");
 #endif
 
 uint3 threadIdx{};
@@ -28,8 +58,40 @@ constexpr unsigned kMaxThreads = 1024;
 
 enum class State { ready, at_block_barrier, at_warp_barrier, done };
 
-struct Fiber {
+#if defined(__x86_64__)
+
+struct Execution {  // where a thread of control stands
+  void* top = nullptr;
+
+  void begin_at(void* stack, size_t bytes, void (*entry)()) {
+    void** place = reinterpret_cast<void**>(static_cast<char*>(stack) + bytes);
+    *--place = nullptr;  // the entry function never returns
+    *--place = reinterpret_cast<void*>(entry);
+    for (int saved = 0; saved < 6; ++saved) *--place = nullptr;
+    top = place;
+  }
+  void switch_to(Execution& other) { fgu_shim_switch(&top, other.top); }
+};
+
+#else
+
+struct Execution {
   ucontext_t context;
+
+  void begin_at(void* stack, size_t bytes, void (*entry)()) {
+    getcontext(&context);
+    context.uc_stack.ss_sp = stack;
+    context.uc_stack.ss_size = bytes;
+    context.uc_link = nullptr;
+    makecontext(&context, entry, 0);
+  }
+  void switch_to(Execution& other) { swapcontext(&context, &other.context); }
+};
+
+#endif
+
+struct Fiber {
+  Execution execution;
   void* stack = nullptr;
   State state = State::done;
   unsigned turn = 0;  // warp exchanges so far: their slots alternate
@@ -43,7 +105,7 @@ struct Warp {
 struct Scheduler {
   Fiber fibers[kMaxThreads];
   Warp warps[kMaxThreads / 32];
-  ucontext_t main;
+  Execution main;
   const void* main_stack = nullptr;
   size_t main_stack_bytes = 0;
   unsigned threads = 0;
@@ -76,7 +138,7 @@ void to_scheduler(Fiber& fiber, bool for_good) {
   Scheduler& s = scheduler();
   void* kept = nullptr;
   before_switch(for_good ? nullptr : &kept, s.main_stack, s.main_stack_bytes);
-  swapcontext(&fiber.context, &s.main);
+  fiber.execution.switch_to(s.main);
   after_switch(kept, &s.main_stack, &s.main_stack_bytes);
 }
 
@@ -100,7 +162,7 @@ void resume(unsigned thread) {
   threadIdx = {thread, 0, 0};
   void* kept = nullptr;
   before_switch(&kept, fiber.stack, kStackBytes);
-  swapcontext(&s.main, &fiber.context);
+  s.main.switch_to(fiber.execution);
   after_switch(kept, nullptr, nullptr);
 }
 
@@ -146,11 +208,11 @@ void run_block(unsigned block) {
       fiber.stack = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
       if (fiber.stack == MAP_FAILED) throw std::bad_alloc();
     }
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack;
-    fiber.context.uc_stack.ss_size = kStackBytes;
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, entry, 0);
+#if defined(__SANITIZE_ADDRESS__)
+    // The frames that the last thread on this stack never returned from.
+    __asan_unpoison_memory_region(static_cast<char*>(fiber.stack) + kStackBytes - (8 << 10), 8 << 10);
+#endif
+    fiber.execution.begin_at(fiber.stack, kStackBytes, entry);
     fiber.state = State::ready;
     fiber.turn = 0;
   }
@@ -166,7 +228,8 @@ void run_block(unsigned block) {
       ran = true;
     }
     if (ran) continue;
-    const bool done = std::all_of(s.fibers, s.fibers + s.threads, [](const Fiber& f) { return f.state == State::done; });
+    const bool done =
+        std::all_of(s.fibers, s.fibers + s.threads, [](const Fiber& f) { return f.state == State::done; });
     if (done) break;
     if (s.error) {  // the others would wait for a thread that failed: let them fail too, and unwind
       for (unsigned t = 0; t < s.threads; ++t) {

@@ -1,0 +1,289 @@
+// Finding the k-th key: in a sample, to bracket it; among the candidates, exactly; and over all keys, exact for any
+// input, where a sample misled.
+//
+// Digits of 11 bits from the top. The candidates' digits are of the distance to the bracket's lower end, so that their
+// first one tells them apart, and a narrow bracket needs one or two. A digit costs a read of the candidates (4 or 8
+// bytes each, 0.3% of the keys) and two short launches.
+#pragma once
+
+#include "cuda/block.h"
+#include "cuda/select_sources.h"
+
+namespace fgunlearn::cuda {
+
+constexpr int kBracketThreads = 1024;
+
+// The digit that the need-th largest of the counted keys has, from the top; `need` becomes its rank among those that
+// share the digit. For all threads of the block; `bins` is in shared memory, `scratch` has a place per warp and two
+// more.
+__device__ inline int pick_digit(const int64_t* bins, int64_t& need, int64_t* scratch, int* picked) {
+  const int per_thread = kBins / static_cast<int>(blockDim.x);
+  const int top = kBins - 1 - static_cast<int>(threadIdx.x) * per_thread;
+  int64_t mine = 0;
+  for (int i = 0; i < per_thread; ++i) mine += bins[top - i];
+  int64_t total = 0;
+  int64_t before = block_exclusive_sum(mine, scratch, total);
+  if (threadIdx.x == 0) *picked = 0;
+  __syncthreads();
+  if (before < need && need <= before + mine) {
+    int bin = top;
+    while (before + bins[bin] < need) before += bins[bin--];
+    *picked = bin;
+    scratch[33] = need - before;
+  }
+  __syncthreads();
+  need = scratch[33];
+  const int digit = *picked;
+  __syncthreads();
+  return digit;
+}
+
+// One key from each of sample_size equal strata of its group, at a place drawn by a hash, so that no stride in the data
+// can line up with it. As the CPU's sample.
+template <typename Key, typename Source>
+__global__ void __launch_bounds__(kThreads) sample_kernel(Plan<Key> plan, Source source) {
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < plan.sample_total;
+       i += int64_t{gridDim.x} * kThreads) {
+    const int32_t g = item_of_tile(plan.group_count, i, [&](int32_t item) { return plan.groups[item].sample_begin; });
+    const Group& group = plan.groups[g];
+    const int64_t j = i - group.sample_begin;
+    const int64_t m = group.sample_size;
+    const int64_t width = group.n / m;
+    const int64_t begin = width * j + (group.n % m) * j / m;
+    const uint64_t draw = static_cast<uint64_t>(j) * 0x9E3779B97F4A7C15ull;
+    const uint64_t mixed = (draw ^ (draw >> 29)) * 0xBF58476D1CE4E5B9ull;
+    const int64_t global = group.offset + begin + static_cast<int64_t>((mixed >> 33) % static_cast<uint64_t>(width));
+    const int32_t s = group.first_segment +
+                      item_of_tile(group.end_segment - group.first_segment, global,
+                                   [&](int32_t item) { return plan.segments[group.first_segment + item].offset; });
+    const KeySegment& segment = plan.segments[s];
+    plan.sample[i] = source.template key_at<Key>(segment, global - segment.offset);
+  }
+}
+
+// The rank-th largest (0 = largest) of `count` keys, by one block.
+template <typename Key>
+__device__ Key nth_largest(const Key* keys, int64_t count, int64_t rank, int64_t* bins, int64_t* scratch, int* picked) {
+  int64_t need = rank + 1;
+  Key prefix = 0;
+  int bits = kKeyBits<Key>;
+  while (bits > 0) {
+    const int width = bits < kDigitBits ? bits : kDigitBits;
+    for (int bin = static_cast<int>(threadIdx.x); bin < kBins; bin += static_cast<int>(blockDim.x)) bins[bin] = 0;
+    __syncthreads();
+    for (int64_t i = threadIdx.x; i < count; i += blockDim.x) {
+      const Key key = keys[i];
+      if ((key >> bits) != (prefix >> bits)) continue;
+      const int digit = static_cast<int>((key >> (bits - width)) & ((Key{1} << width) - 1));
+      atomicAdd(reinterpret_cast<unsigned long long*>(&bins[digit]), 1ull);
+    }
+    __syncthreads();
+    const int digit = pick_digit(bins, need, scratch, picked);
+    bits -= width;
+    prefix |= static_cast<Key>(digit) << bits;
+  }
+  return prefix;
+}
+
+// One block per group: its bracket, and what its first pass is to be.
+template <typename Key>
+__global__ void __launch_bounds__(kBracketThreads) bracket_kernel(Plan<Key> plan, int exhaustive) {
+  __shared__ int64_t bins[kBins];
+  __shared__ int64_t scratch[34];
+  __shared__ int picked;
+  const Group& group = plan.groups[blockIdx.x];
+  GroupState<Key> state{};
+  state.low = 0;
+  state.high = KeyTraits<Key>::above_all;
+  state.phase = Phase::bracket;
+  if (group.k == 0) {
+    state.low = KeyTraits<Key>::above_all;  // nothing is selected; the keys are still looked at
+  } else if (exhaustive != 0) {
+    state.phase = Phase::radix;
+    state.bits = kKeyBits<Key>;
+    state.need = group.k;
+  } else if (group.sample_size > 0) {
+    const Key* sample = plan.sample + group.sample_begin;
+    const SampleRanks ranks = group.ranks;
+    if (ranks.high >= 0) state.high = nth_largest(sample, group.sample_size, ranks.high, bins, scratch, &picked);
+    if (ranks.low < group.sample_size) {
+      // One above: the key itself may be a plateau, which is kept out.
+      state.low = nth_largest(sample, group.sample_size, ranks.low, bins, scratch, &picked) + 1;
+    }
+    if (state.low >= state.high) {  // the same key on both sides: a plateau
+      state.phase = Phase::plateau;
+      state.low = state.high;
+      state.high = state.low + 1;
+    }
+  }
+  if (threadIdx.x == 0) plan.states[blockIdx.x] = state;
+}
+
+// After a pass: what it found, and what follows. One thread per group.
+template <typename Key>
+__global__ void __launch_bounds__(kThreads) decide_kernel(Plan<Key> plan) {
+  const int64_t g = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (g >= plan.group_count) return;
+  GroupState<Key>& state = plan.states[g];
+  const bool plateau = state.phase == Phase::plateau;
+  if (!plateau && state.phase != Phase::bracket) return;
+  const int64_t k = plan.groups[g].k;
+  const int64_t above = static_cast<int64_t>(state.above);
+  const int64_t between = static_cast<int64_t>(state.between);
+  state.above = 0;
+  state.between = 0;
+  if (k == 0 || (plan.preset != 0 && above == k)) {  // no candidate is needed
+    state.phase = Phase::settled;
+    state.threshold = KeyTraits<Key>::above_all;
+    return;
+  }
+  const bool holds = above < k && k <= above + between;
+  if (plateau) {
+    if (holds) {
+      state.phase = Phase::settled;
+      state.by_ties = 1;
+      state.threshold = state.low;
+      state.ties = k - above;
+    } else if (state.exact != 0) {
+      state.phase = Phase::failed;
+    } else {
+      state.phase = Phase::radix;
+      state.base = 0;
+      state.prefix = 0;
+      state.bits = kKeyBits<Key>;
+      state.need = k;
+    }
+    return;
+  }
+  if (holds && plan.totals->overflow == 0) {
+    state.base = state.low;
+    state.prefix = 0;
+    state.need = k - above;
+    const Key largest = state.high - 1 - state.low;
+    state.bits = 0;
+    while (state.bits < kKeyBits<Key> && (largest >> state.bits) != 0) ++state.bits;
+    state.phase = Phase::ranked;
+    if (state.bits == 0) {
+      state.phase = Phase::settled;
+      state.threshold = state.low;
+      state.ties = state.need;
+    }
+  } else if (plan.preset != 0) {
+    state.phase = Phase::failed;
+  } else if (holds) {
+    state.phase = Phase::radix;
+    state.base = 0;
+    state.prefix = 0;
+    state.bits = kKeyBits<Key>;
+    state.need = k;
+  } else {
+    // The sample key that the bracket ends at is most likely a plateau that holds the k-th.
+    const Key guess = above >= k ? state.high : state.low - 1;
+    state.phase = Phase::plateau;
+    state.low = guess;
+    state.high = guess + 1;
+  }
+}
+
+// Counts a key's digit if the key agrees with what is settled. Equal digits of a warp are added at once: a plateau
+// would otherwise queue 32 lanes at one bin.
+template <typename Key>
+__device__ inline void count_digit(const GroupState<Key>& state, bool present, Key key, uint32_t* bins) {
+  const Key value = key - state.base;
+  const int width = state.bits < kDigitBits ? state.bits : kDigitBits;
+  const bool counts = present && (value >> state.bits) == (state.prefix >> state.bits);
+  const int digit = static_cast<int>((value >> (state.bits - width)) & ((Key{1} << width) - 1));
+  const uint32_t counting = __ballot_sync(kAllLanes, counts);
+  if (counting == 0) return;
+  const int leader = __ffs(static_cast<int>(counting)) - 1;
+  const bool with_leader = digit == __shfl_sync(kAllLanes, digit, leader);
+  const uint32_t together = __ballot_sync(kAllLanes, counts && with_leader);
+  if (lane_id() == leader) {
+    atomicAdd(&bins[digit], static_cast<uint32_t>(__popc(together)));
+  } else if (counts && !with_leader) {
+    atomicAdd(&bins[digit], 1u);
+  }
+}
+
+// The next digit's histogram of the groups in `phase`: of all keys for Phase::radix, of the candidates for ranked. A
+// block takes neighbouring tiles, so that it counts one group at a time in shared memory.
+template <typename Key>
+__global__ void __launch_bounds__(kThreads) histogram_kernel(Plan<Key> plan, Phase phase) {
+  __shared__ uint32_t bins[kBins];
+  const int64_t per_block = (plan.tiles + gridDim.x - 1) / gridDim.x;
+  const int64_t begin = int64_t{blockIdx.x} * per_block;
+  const int64_t end = begin + per_block < plan.tiles ? begin + per_block : plan.tiles;
+  for (int64_t tile = begin; tile < end;) {
+    const int32_t g = plan.segments[segment_of_tile(plan, tile)].group;
+    const int64_t group_end = first_tile_of(plan, plan.groups[g].end_segment);
+    const int64_t run_end = group_end < end ? group_end : end;
+    const GroupState<Key> state = plan.states[g];
+    if (state.phase == phase && state.bits > 0) {
+      for (int bin = static_cast<int>(threadIdx.x); bin < kBins; bin += kThreads) bins[bin] = 0;
+      __syncthreads();
+      for (int64_t t = tile + warp_in_block(); t < run_end; t += kWarpsPerBlock) {
+        if (phase == Phase::ranked) {
+          const int64_t slice = plan.tile_slice[t];
+          const int64_t count = plan.tile_between[t];
+          for (int64_t c = 0; c < count; c += kWarp) {
+            const bool present = c + lane_id() < count;
+            const Key key = present ? plan.candidates[slice + c + lane_id()] : Key{0};
+            count_digit(state, present, key, bins);
+          }
+        } else {
+          const KeySegment& segment = plan.segments[segment_of_tile(plan, t)];
+          const int64_t first = (t - segment.first_tile) * kTile - segment.lead;
+          for (int64_t p = 0; p < kTile; p += kWarp) {
+            const int64_t element = first + p + lane_id();
+            const bool present = element >= 0 && element < segment.numel;
+            const Key key = present ? MemoryKeys{false}.template key_at<Key>(segment, element) : Key{0};
+            count_digit(state, present, key, bins);
+          }
+        }
+      }
+      __syncthreads();
+      for (int bin = static_cast<int>(threadIdx.x); bin < kBins; bin += kThreads) {
+        if (bins[bin] != 0) {
+          atomicAdd(&plan.bins[int64_t{g} * kBins + bin], static_cast<unsigned long long>(bins[bin]));
+        }
+      }
+      __syncthreads();
+    }
+    tile = run_end;
+  }
+}
+
+// One block per group: settles the digit that was counted, and clears the bins.
+template <typename Key>
+__global__ void __launch_bounds__(kThreads) pick_kernel(Plan<Key> plan, Phase phase) {
+  __shared__ int64_t bins[kBins];
+  __shared__ int64_t scratch[34];
+  __shared__ int picked;
+  GroupState<Key>& state = plan.states[blockIdx.x];
+  if (state.phase != phase || state.bits == 0) return;
+  unsigned long long* counted = plan.bins + int64_t{blockIdx.x} * kBins;
+  for (int bin = static_cast<int>(threadIdx.x); bin < kBins; bin += kThreads) {
+    bins[bin] = static_cast<int64_t>(counted[bin]);
+    counted[bin] = 0;
+  }
+  __syncthreads();
+  int64_t need = state.need;
+  const int digit = pick_digit(bins, need, scratch, &picked);
+  if (threadIdx.x != 0) return;
+  state.bits -= state.bits < kDigitBits ? state.bits : kDigitBits;
+  state.prefix |= static_cast<Key>(digit) << state.bits;
+  state.need = need;
+  if (state.bits > 0) return;
+  if (phase == Phase::ranked) {
+    state.phase = Phase::settled;
+    state.threshold = state.base + state.prefix;
+    state.ties = need;
+  } else {
+    state.phase = Phase::plateau;
+    state.exact = 1;
+    state.low = state.prefix;
+    state.high = state.prefix + 1;
+  }
+}
+
+}  // namespace fgunlearn::cuda
