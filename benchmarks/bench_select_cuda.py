@@ -163,7 +163,7 @@ def _random(report: Report, n: int) -> None:
     ms = report.compare(
         f"Random-k, n = {n:.0e}, k = 1%",
         {
-            "fgunlearn": lambda: fg.ops.randomk_select([n], k, 0, **_on(report)),
+            "fgunlearn": lambda: fg.ops.randomk_select([n], k, 0, device=report.device),
             "torch.randperm(n)[:k]": lambda: torch.randperm(n, device=report.device)[:k],
         },
         repeats=5,
@@ -171,7 +171,3 @@ def _random(report: Report, n: int) -> None:
     )
     if n == 10**8:
         report.target("Random-k, 1e8: faster than randperm", ms["torch.randperm(n)[:k]"] / ms["fgunlearn"], 20.0)
-
-
-def _on(report: Report) -> dict[str, str]:
-    return {"device": report.device} if report.on_cuda else {}

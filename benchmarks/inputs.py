@@ -25,8 +25,6 @@ def normal(n: int | tuple[int, ...], device: str, *, seed: int, dtype: torch.dty
 
 def random_indices(n: int, k: int, device: str) -> Tensor:
     """k of n coordinates, ascending, as Random-k draws them: int32 where n < 2**31."""
-    if torch.device(device).type == "cpu":
-        return fg.ops.randomk_select([n], k, 0)[0]
     return fg.ops.randomk_select([n], k, 0, device=device)[0]
 
 

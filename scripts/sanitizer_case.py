@@ -146,6 +146,12 @@ def _sparse_add(case: Case) -> Results:
     return [out.detach(), *torch.autograd.grad(out.square().sum(), (theta, delta))]
 
 
+def _sparse_take(case: Case) -> Results:
+    theta, index = case.normal()[0].requires_grad_(), case.indices()[0]
+    values = fg.ops.sparse_take(theta, index)
+    return [values.detach(), *torch.autograd.grad(values.square().sum(), theta)]
+
+
 def _sgd(case: Case) -> Results:
     params, grads, indices = case.normal(), case.normal(), case.indices()
     momenta = case.zeros([index.numel() for index in indices])
@@ -168,6 +174,7 @@ CASES: dict[str, Callable[[Case], Results]] = {
     "sparse_perturb_": _perturb,
     "sparse_scatter_": _scatter,
     "sparse_sgd_": _sgd,
+    "sparse_take": _sparse_take,
     "topk_select": _top_k,
     "topk_select_each": _top_k_each,
     "topk_select_packed": _top_k_packed,

@@ -182,8 +182,10 @@ def _check_device(device: str) -> None:
         raise ValueError(f"--device {device}: torch {torch.__version__} finds no CUDA device here")
     if (wanted.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"--device {device}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0")
-    if not fgunlearn.build_info()["cuda"]:
-        raise ValueError(f"--device {device}: this fgunlearn was built without CUDA; rebuild it where nvcc is")
+    info = fgunlearn.build_info()
+    if info["cuda_library"] is None:
+        reason = info["cuda_error"] or "it was built without CUDA; rebuild it where nvcc is"
+        raise ValueError(f"--device {device}: fgunlearn has no CUDA library: {reason}")
 
 
 @app.command()
