@@ -9,6 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+import fgunlearn as fg
+from fgunlearn.batches import cross_entropy
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -26,6 +30,21 @@ def test_the_example_runs_as_written(tmp_path: Path) -> None:
     forgotten, kept = (float(value) for value in re.findall(r"(\d\.\d+)", done.stdout)[:2])
     assert forgotten < 0.2
     assert kept > 0.9
+
+
+def test_the_drop_in_change_runs_as_written_and_moves_the_selection_alone() -> None:
+    model = torch.nn.Linear(20, 10)
+    batch = (torch.randn(8, 20), torch.arange(8))
+    before, after = blocks("python")[1].split("\n\n")
+    lines = [line for line in (before + "\n" + after).splitlines() if line and not line.startswith("#")]
+    assert len(lines) == 6
+    names = {"torch": torch, "fg": fg, "model": model, "batch": batch, "loss_fn": cross_entropy}
+    names["selection"] = fg.select(model, [batch], None, fg.TopK(0.01))
+    exec(before, names)
+    was = model.weight.detach().clone()
+    exec(after, names)
+    moved = int((model.weight != was).sum())
+    assert 0 < moved <= 2
 
 
 def test_every_figure_is_the_committed_measurement() -> None:
