@@ -100,8 +100,8 @@ def _accumulate_top_k(case: Case) -> Results:
     results = []
     for k, each in (([case.k], False), ([n // 50 for n in case.numels], True)):
         scores = case.zeros(case.numels)
-        indices, thresholds = ops.score_accumulate_topk_(scores, case.normal(), "abs_grad", 1.0, k, each)
-        results += [*scores, *indices, thresholds]
+        selected = ops.score_accumulate_topk_(scores, case.normal(), "abs_grad", 1.0, k, each)
+        results += [*scores, *selected]
     return results
 
 
@@ -162,12 +162,25 @@ def _sgd(case: Case) -> Results:
     return [*params, *momenta]
 
 
+def _adam(case: Case) -> Results:
+    params, grads, indices = case.normal(), case.normal(), case.indices()
+    sizes = [index.numel() for index in indices]
+    first, second, largest = case.zeros(sizes), case.zeros(sizes), case.zeros(sizes)
+    for count in (1.0, 2.0):
+        steps = [torch.tensor(count) for _ in params]
+        fg.ops.sparse_adam_(
+            params, grads, indices, first, second, largest, steps, 0.1, 0.9, 0.999, 1e-8, 0.01, True, True, False
+        )
+    return [*params, *first, *second, *largest]
+
+
 CASES: dict[str, Callable[[Case], Results]] = {
     "count_nonfinite": _count_nonfinite,
     "randomk_select": _random_k,
     "rms": _rms,
     "score_accumulate_": _accumulate,
     "score_accumulate_topk_": _accumulate_top_k,
+    "sparse_adam_": _adam,
     "sparse_add": _sparse_add,
     "sparse_ascent_": _ascent,
     "sparse_gather": _gather,

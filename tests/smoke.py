@@ -18,6 +18,17 @@ def main() -> None:
     if "--same-torch" not in sys.argv:
         assert torch.__version__.split("+")[0] != info["torch_build"], "this is the torch it was built with"
 
+    if info["cuda"] and torch.version.cuda is not None:
+        assert info["cuda_library"] is not None, info["cuda_error"]
+        ops = [
+            name.partition("::")[2] for name in torch._C._dispatch_get_all_op_names() if name.startswith("fgunlearn::")
+        ]
+        for op in ops:
+            assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fgunlearn::{op}", "CUDA"), (
+                f"{op} has no CUDA kernel"
+            )
+        print(f"libfgunlearn_cuda loaded; CUDA kernels of {len(ops)} ops registered (not run: that needs a GPU)")
+
     values = torch.randn(200_000, generator=torch.Generator().manual_seed(0))
     chosen = fg.topk([values], k=2_000)
     expected = values.abs().topk(2_000).indices.sort().values
