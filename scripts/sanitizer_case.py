@@ -100,8 +100,7 @@ def _accumulate_top_k(case: Case) -> Results:
     results = []
     for k, each in (([case.k], False), ([n // 50 for n in case.numels], True)):
         scores = case.zeros(case.numels)
-        indices, thresholds = ops.score_accumulate_topk_(scores, case.normal(), "abs_grad", 1.0, k, each)
-        results += [*scores, *indices, thresholds]
+        results += [*scores, *ops.score_accumulate_topk_(scores, case.normal(), "abs_grad", 1.0, k, each)]
     return results
 
 
@@ -162,6 +161,20 @@ def _sgd(case: Case) -> Results:
     return [*params, *momenta]
 
 
+def _adam(case: Case) -> Results:
+    results = []
+    for dtype, options in ((torch.float32, {}), (torch.bfloat16, {"rounding_seed": 9})):
+        params, grads, indices = case.normal(dtype=dtype), case.normal(dtype=dtype), case.indices()
+        first, second, largest = (case.zeros([index.numel() for index in indices]) for _ in range(3))
+        starts = [sum(case.numels[:t]) for t in range(len(params))]
+        for step in (1.0, 2.0):
+            steps = [torch.tensor(step) for _ in params]
+            rule = (0.01, 0.9, 0.999, 1e-8, 0.01, True, True, False)  # AdamW with amsgrad
+            fg.ops.sparse_adam_(params, grads, indices, first, second, largest, steps, *rule, offsets=starts, **options)
+        results += [*params, *first, *second, *largest]
+    return results
+
+
 CASES: dict[str, Callable[[Case], Results]] = {
     "count_nonfinite": _count_nonfinite,
     "randomk_select": _random_k,
@@ -169,6 +182,7 @@ CASES: dict[str, Callable[[Case], Results]] = {
     "score_accumulate_": _accumulate,
     "score_accumulate_topk_": _accumulate_top_k,
     "sparse_add": _sparse_add,
+    "sparse_adam_": _adam,
     "sparse_ascent_": _ascent,
     "sparse_gather": _gather,
     "sparse_perturb_": _perturb,
