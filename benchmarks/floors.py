@@ -69,5 +69,5 @@ def sparse_add(n: int, k: int, itemsize: int = 4) -> float:
 
 
 def sparse_step(n: int, k: int, *, states: int, itemsize: int = 4) -> float:
-    """An optimizer's: indices and gradient coordinates read, parameters and k float32 of each state read and written."""
+    """Indices and gradient coordinates read, parameters and k float32 of each of the optimizer's states updated."""
     return k * (index_size(n) + states * 2 * 4) + 3 * sectors(n, k, itemsize)

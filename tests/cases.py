@@ -24,7 +24,7 @@ from fgunlearn.ops.select import (
     topk_select_ref,
 )
 from fgunlearn.ops.sparse_add import sparse_add_ref, sparse_take_ref
-from fgunlearn.ops.update import sparse_sgd_ref
+from fgunlearn.ops.update import sparse_adam_ref, sparse_sgd_ref
 
 Arguments = tuple[Any, ...]
 
@@ -159,6 +159,15 @@ def _sgd(seed: int, momentum: float, nesterov: bool) -> Arguments:
     return param, grad, index, buffers if momentum else [], first, 0.1, momentum, 0.0, 0.01, nesterov, False
 
 
+def _adam(seed: int, decoupled: bool, amsgrad: bool) -> Arguments:
+    param, grad, index, first_moment, *_ = _sgd(seed, 0.9, False)
+    second_moment = [torch.full_like(t, 0.5) for t in first_moment]
+    largest = [torch.full_like(t, 0.7) for t in first_moment] if amsgrad else []
+    step = [torch.tensor(1.0 + t) for t in range(len(param))]
+    rule = (0.1, 0.9, 0.999, 1e-8, 0.01, decoupled, amsgrad, False)
+    return param, grad, index, first_moment, second_moment, largest, step, *rule
+
+
 def _base(numels: list[int], seed: int) -> list[Tensor]:
     return ops.randomk_select(numels, sum(numels) // 50, seed)
 
@@ -275,5 +284,15 @@ CASES: dict[str, Case] = {
             tolerance=_ROUNDING,
         )
         for name, momentum, nesterov in (("plain", 0.0, False), ("momentum", 0.9, False), ("nesterov", 0.9, True))
+    },
+    **{
+        f"sparse_adam_ {name}": Case(
+            "sparse_adam_",
+            lambda seed, decoupled=decoupled, amsgrad=amsgrad: _adam(seed, decoupled, amsgrad),
+            sparse_adam_ref,
+            writes=(0, 3, 4, 5),
+            tolerance=_ROUNDING,
+        )
+        for name, decoupled, amsgrad in (("adam", False, False), ("adamw", True, False), ("amsgrad", False, True))
     },
 }

@@ -113,9 +113,7 @@ def unpacked(packed: Tensor, offsets: Tensor, numels: Sequence[int]) -> list[Ten
     return [packed[ends[t] : ends[t + 1]].to(index_dtype(numel), copy=True) for t, numel in enumerate(numels)]
 
 
-def empty_packed(
-    numels: Sequence[int], k: int, thresholds: int, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
+def empty_packed(numels: Sequence[int], k: int, thresholds: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """What a packed selection of k coordinates returns, uninitialised."""
     return (
         torch.empty(k, dtype=_packed_dtype(numels), device=device),
