@@ -9,6 +9,8 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH_SPEC ?= torch>=2.11
 FGUNLEARN_CUDA ?= AUTO
+# Development builds are for one architecture; without this, a wheel is for all of them.
+CUDA_ARCHITECTURES ?= 90
 BENCHES ?= select score perturb update
 
 BIN := $(VENV)/bin
@@ -70,6 +72,6 @@ $(VENV)/dependencies-$(TAG): $(BIN)/python pyproject.toml
 
 # Without build isolation: an isolated build would download a torch of its own.
 $(VENV)/installed-$(TAG): $(VENV)/dependencies-$(TAG) $(SOURCES)
-	SKBUILD_CMAKE_DEFINE="FGUNLEARN_CUDA=$(FGUNLEARN_CUDA)" \
+	SKBUILD_CMAKE_DEFINE="FGUNLEARN_CUDA=$(FGUNLEARN_CUDA);CMAKE_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)" \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --force-reinstall .
 	@touch $@
