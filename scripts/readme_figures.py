@@ -114,9 +114,9 @@ def sparse_fine_tuning() -> str:
 
 
 FIGURES = {
-    "sparse fine-tuning": sparse_fine_tuning,
     "demo table": demo_table,
     "demo machine": demo_machine,
+    "sparse fine-tuning": sparse_fine_tuning,
     "targets": targets,
     "headline": headline,
 }
