@@ -53,12 +53,12 @@ void describe(Stepped& entry, size_t t, const std::vector<Segment>& params, cons
 void* state(const std::vector<Segment>& states, size_t t) { return states.empty() ? nullptr : states[t].data; }
 
 // body(parameter, gradient) gives coordinate j's new parameter.
-template <typename T, typename Body>
+template <typename T, bool kContiguous, typename Body>
 __device__ void move_coordinate(const Stepped& entry, const StepOptions& options, int64_t j, int64_t index,
                                 Body&& body) {
   using C = Convert<T>;
-  T* where = static_cast<T*>(entry.param) + entry.at.layout(index);
-  const T grad = static_cast<const T*>(entry.grad)[options.gathered ? j : entry.of_grad(index)];
+  T* where = in_global<T>(entry.param) + place_of<kContiguous>(entry.at.layout, index);
+  const T grad = in_global<T>(entry.grad)[options.gathered ? j : place_of<kContiguous>(entry.of_grad, index)];
   const auto moved = body(C::load(*where), C::load(grad));
   if constexpr (std::is_same_v<T, bf16_t>) {
     if (options.stochastic) {
@@ -69,17 +69,19 @@ __device__ void move_coordinate(const Stepped& entry, const StepOptions& options
   *where = C::store(moved);
 }
 
-__global__ void __launch_bounds__(kThreads) sgd_kernel(CoordinateTable<SgdEntry> table, Sgd sgd, StepOptions options) {
+template <bool kContiguous>
+__global__ void __launch_bounds__(kThreads, 4)
+    sgd_kernel(CoordinateTable<SgdEntry> table, Sgd sgd, StepOptions options) {
   if (options.found_inf() != 0.0) return;
   const SgdRule<float> narrow(sgd, options);
   for_each_coordinate(table, [&](const SgdEntry& entry, int64_t j, int64_t index) {
     device_dispatch(entry.at.dtype, [&](auto tag) {
       using T = decltype(tag);
       using A = typename Convert<T>::accumulate_t;
-      move_coordinate<T>(entry, options, j, index, [&](A param, A grad) {
+      move_coordinate<T, kContiguous>(entry, options, j, index, [&](A param, A grad) {
         const auto step = [&](const SgdRule<A>& rule) {
           if (entry.buffer == nullptr) return rule.plain(param, grad);
-          return rule.with_momentum(param, grad, static_cast<A*>(entry.buffer)[j], entry.first);
+          return rule.with_momentum(param, grad, in_global<A>(entry.buffer)[j], entry.first);
         };
         if constexpr (std::is_same_v<A, double>) {
           return step(SgdRule<double>(sgd, options));  // rare: not worth registers of its own
@@ -92,7 +94,7 @@ __global__ void __launch_bounds__(kThreads) sgd_kernel(CoordinateTable<SgdEntry>
 }
 
 // The bias corrections, once per tensor: they take a few dozen multiplications of doubles.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     adam_rules(AdamEntry* entries, int32_t count, Adam adam, StepOptions options) {
   for (int32_t t = static_cast<int32_t>(threadIdx.x); t < count; t += kThreads) {
     const double step = entries[t].step();
@@ -101,21 +103,26 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-__global__ void __launch_bounds__(kThreads) adam_kernel(CoordinateTable<AdamEntry> table, StepOptions options) {
+template <bool kContiguous>
+__global__ void __launch_bounds__(kThreads, 4) adam_kernel(CoordinateTable<AdamEntry> table, StepOptions options) {
   if (options.found_inf() != 0.0) return;
   for_each_coordinate(table, [&](const AdamEntry& entry, int64_t j, int64_t index) {
     device_dispatch(entry.at.dtype, [&](auto tag) {
       using T = decltype(tag);
       using A = typename Convert<T>::accumulate_t;
-      move_coordinate<T>(entry, options, j, index, [&](A param, A grad) {
+      move_coordinate<T, kContiguous>(entry, options, j, index, [&](A param, A grad) {
         const AdamRule<A>& rule = entry.template rule<A>();
-        A& first = static_cast<A*>(entry.first_moment)[j];
-        A& second = static_cast<A*>(entry.second_moment)[j];
+        A& first = in_global<A>(entry.first_moment)[j];
+        A& second = in_global<A>(entry.second_moment)[j];
         if (entry.largest == nullptr) return rule.template moved<false>(param, grad, first, second, nullptr);
-        return rule.template moved<true>(param, grad, first, second, static_cast<A*>(entry.largest) + j);
+        return rule.template moved<true>(param, grad, first, second, in_global<A>(entry.largest) + j);
       });
     });
   });
+}
+
+bool contiguous(const std::vector<Segment>& params, const std::vector<Segment>& grads, const StepOptions& options) {
+  return all_contiguous(params) && (options.gathered || all_contiguous(grads));
 }
 
 }  // namespace
@@ -131,7 +138,8 @@ void sgd(const Context& context, const std::vector<Segment>& params, const std::
     entries[t].first = first[t] != 0;
   }
   const auto table = coordinate_table(context, entries, params, indices);
-  launch(context, sgd_kernel, coordinate_grid(context, table), kThreads, table, sgd, options);
+  const auto kernel = contiguous(params, grads, options) ? sgd_kernel<true> : sgd_kernel<false>;
+  launch(context, kernel, coordinate_grid(context, table), kThreads, table, sgd, options);
 }
 
 void adam(const Context& context, const std::vector<Segment>& params, const std::vector<Segment>& grads,
@@ -151,7 +159,8 @@ void adam(const Context& context, const std::vector<Segment>& params, const std:
   // The table is this call's own memory, fresh from the upload.
   launch(context, adam_rules, blocks == 0 ? 0u : 1u, kThreads, const_cast<AdamEntry*>(table.entries), table.lists, adam,
          options);
-  launch(context, adam_kernel, blocks, kThreads, table, options);
+  const auto kernel = contiguous(params, grads, options) ? adam_kernel<true> : adam_kernel<false>;
+  launch(context, kernel, blocks, kThreads, table, options);
 }
 
 }  // namespace fgunlearn::cuda
