@@ -26,7 +26,7 @@ __device__ void move_bits(const Pairs& pairs, int64_t j, int64_t index) {
 }
 
 template <bool kToValues, bool kContiguous>
-__global__ void __launch_bounds__(kThreads) move_kernel(CoordinateTable<Pairs> table) {
+__global__ void __launch_bounds__(kThreads, 4) move_kernel(CoordinateTable<Pairs> table) {
   for_each_coordinate(table, [](const Pairs& one, int64_t j, int64_t index) {
     switch (item_size(one.at.dtype)) {
       case 8:

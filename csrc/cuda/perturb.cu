@@ -58,7 +58,7 @@ struct Ascended {
 };
 
 template <bool kContiguous>
-__global__ void __launch_bounds__(kThreads) ascend_kernel(CoordinateTable<Ascended> table, double rate) {
+__global__ void __launch_bounds__(kThreads, 4) ascend_kernel(CoordinateTable<Ascended> table, double rate) {
   for_each_coordinate(table, [&](const Ascended& one, int64_t, int64_t index) {
     const int64_t place = place_of<kContiguous>(one.at.layout, index);
     const int64_t place_of_grad = place_of<kContiguous>(one.of_grad, index);

@@ -53,7 +53,7 @@ __device__ int64_t append_candidates(const Plan<Key>& plan, const Source& source
 
 // Classifies the tiles of the groups that have a bracket or a plateau.
 template <typename Key, typename Source>
-__global__ void __launch_bounds__(kThreads, 3) classify_kernel(Plan<Key> plan, Source source) {
+__global__ void __launch_bounds__(kThreads, sizeof(Key) == 8 ? 2 : 3) classify_kernel(Plan<Key> plan, Source source) {
   __shared__ uint32_t between_words[kWarpsPerBlock][kTileWords];
   uint32_t* between = between_words[warp_in_block()];
   for_each_tile(plan, [&](int64_t tile) {
