@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import faulthandler
+import os
 import sys
+import traceback
 from pathlib import Path
 
 import torch
@@ -12,7 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 import fgunlearn as fg
 
 
-def main(rank: int, folder: Path, free_grads: bool) -> None:
+def main(rank: int, folder: Path, free_grads: bool) -> DistributedDataParallel:
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     torch.set_num_threads(1)
     torch.manual_seed(1)
@@ -32,14 +36,25 @@ def main(rank: int, folder: Path, free_grads: bool) -> None:
                     optimizer.step()
                 except (RuntimeError, NotImplementedError, TypeError) as error:
                     print("refused:", str(error)[:300])
-                    return
+                    return parallel
                 raise AssertionError("free_grads went through DistributedDataParallel")
             loss.backward()
             fg.clip_grad_norm_(optimizer, 0.5)
             optimizer.step()
     torch.save(model.state_dict(), folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
+    return parallel
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "1")
+    faulthandler.dump_traceback_later(240, exit=True)
+    status = 1
+    try:
+        kept = main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "1")
+        status = 0
+    except Exception:
+        traceback.print_exc()
+    finally:
+        # Not by way of the destructors: gloo's can wait for a thread that waits for the interpreter's lock.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
