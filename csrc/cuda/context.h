@@ -17,7 +17,9 @@
 namespace fgunlearn::cuda {
 
 inline void check(cudaError_t status, const char* what) {
-  if (status != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
+  if (status == cudaSuccess) return;
+  (void)cudaGetLastError();  // or the next launch, of another op, would find this error and take it for its own
+  throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
 }
 
 class Context {

@@ -1,8 +1,8 @@
 // Walking the selected coordinates of many tensors in one launch.
 //
 // One thread takes one coordinate at a time. At k/n of 1% each access to a parameter is a 32-byte sector of its own,
-// and 2,048 threads with one such load each keep 64 KiB in flight per multiprocessor, about twice what latency times
-// bandwidth asks for: nothing is gained by giving a thread more.
+// and the 1,024 to 2,048 threads of a multiprocessor with one such load each keep 32 to 64 KiB in flight, more than
+// latency times bandwidth asks for.
 #pragma once
 
 #include <algorithm>

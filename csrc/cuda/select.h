@@ -1,9 +1,9 @@
 // Exact selection of k coordinates over a list of tensors, on CUDA. Rules and key order: core/select.h. How it is done,
 // and what it costs: select_plan.h, select_classify.h, select_radix.h, select_write.h.
 //
-// The number of launches does not depend on the number of tensors: 18 for 32-bit keys, and 14 more
-// where a sample misled. Workspace: n/4 bytes of bits, 44 bytes per 8,192 keys, and
-// for each candidate a key and 2 bytes, with room for twice as many as are expected: 0.6% of the keys at k = 1%.
+// 18 launches for 32-bit keys, and 14 more where a sample misled; beyond some 500 tensors one more for every 500, for
+// the table that describes them. Workspace: n/4 bytes of bits, 40 bytes per 8,192 keys, and for each candidate a key
+// and 2 bytes, with room for twice as many as are expected: 0.6% of the keys at k = 1%.
 #pragma once
 
 #include <cstdint>

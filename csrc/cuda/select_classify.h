@@ -24,22 +24,23 @@ __device__ inline uint32_t element_bits(const KeySegment& segment, int64_t begin
   return bits;
 }
 
-// Appends the keys whose bits stand in `words` to the candidates, in order of position; `count` of them. The tile's
-// slice begins at the returned place.
+// Appends the `count` keys whose bits stand in `words` to the group's candidates, in order of position. Returns where
+// the tile's slice begins; -1 where there is no room.
 template <typename Key, typename Source>
 __device__ int64_t append_candidates(const Plan<Key>& plan, const Source& source, const KeySegment& segment,
                                      int64_t tile_begin, const uint32_t* words, uint32_t count) {
-  unsigned long long begin = 0;
-  if (lane_id() == 0) begin = atomicAdd(&plan.totals->candidates, static_cast<unsigned long long>(count));
-  begin = __shfl_sync(kAllLanes, begin, 0);
-  if (begin + count > static_cast<unsigned long long>(plan.candidate_limit)) {
-    if (lane_id() == 0) atomicOr(&plan.totals->overflow, 1u);
-    return 0;
+  const Group& group = plan.groups[segment.group];
+  unsigned long long taken = 0;
+  if (lane_id() == 0) {
+    taken = atomicAdd(&plan.states[segment.group].between, static_cast<unsigned long long>(count));
   }
+  taken = __shfl_sync(kAllLanes, taken, 0);
+  if (taken + count > static_cast<unsigned long long>(group.candidates)) return -1;
+  const int64_t begin = group.candidate_begin + static_cast<int64_t>(taken);
   constexpr int words_per_lane = kTileWords / kWarp;
   uint32_t mine = 0;
   for (int i = 0; i < words_per_lane; ++i) mine += static_cast<uint32_t>(__popc(words[words_per_lane * lane_id() + i]));
-  int64_t place = static_cast<int64_t>(begin) + warp_exclusive_sum(mine);
+  int64_t place = begin + warp_exclusive_sum(mine);
   for (int i = 0; i < words_per_lane; ++i) {
     const int word = words_per_lane * lane_id() + i;
     for (uint32_t left = words[word]; left != 0; left &= left - 1, ++place) {
@@ -48,7 +49,7 @@ __device__ int64_t append_candidates(const Plan<Key>& plan, const Source& source
       plan.candidate_positions[place] = static_cast<uint16_t>(position);
     }
   }
-  return static_cast<int64_t>(begin);
+  return begin;
 }
 
 // Classifies the tiles of the groups that have a bracket or a plateau.
@@ -102,11 +103,13 @@ __global__ void __launch_bounds__(kThreads, sizeof(Key) == 8 ? 2 : 3) classify_k
     }
     if (lane_id() == 0) {
       plan.tile_above[tile] = above_count;
-      plan.tile_between[tile] = between_count;
+      plan.tile_between[tile] = slice < 0 ? 0 : between_count;  // a slice without room is not to be read
       plan.tile_slice[tile] = slice;
       if (above_count > 0) atomicAdd(&state.above, static_cast<unsigned long long>(above_count));
-      if (between_count > 0) atomicAdd(&state.between, static_cast<unsigned long long>(between_count));
-      if (bad) atomicOr(&plan.totals->bad_key, 1u);
+      if (plateau && between_count > 0) {
+        atomicAdd(&state.between, static_cast<unsigned long long>(between_count));
+      }
+      if (bad) atomicOr(plan.bad_key, 1u);
     }
     __syncwarp();
   });

@@ -27,6 +27,7 @@ inline Request request_of(std::vector<KeySegment> segments, const std::vector<in
   Request request;
   int64_t tile = 0;
   int64_t sample = 0;
+  int64_t candidates = 0;
   const auto count = static_cast<int32_t>(segments.size());
   request.groups.resize(each ? segments.size() : 1);
   for (int32_t s = 0; s < count; ++s) {
@@ -54,6 +55,9 @@ inline Request request_of(std::vector<KeySegment> segments, const std::vector<in
       group.candidates = std::min(group.n, 2 * (group.n / group.sample_size + 1) * width + kCandidateFloor);
     }
     sample += group.sample_size;
+    group.candidate_begin = candidates;
+    candidates += group.candidates;
+    group.first_tile = count == 0 ? 0 : segments[static_cast<size_t>(group.first_segment)].first_tile;
   }
   request.segments = std::move(segments);
   return request;
@@ -83,9 +87,7 @@ inline bool has_f64(const std::vector<Segment>& segments) {
 template <typename Key>
 class Pipeline {
  public:
-  // `candidate_limit` < 0: as many as top-k's brackets need.
-  Pipeline(const Context& context, const Request& request, bool finite_only, int64_t candidate_limit = -1)
-      : context_(context) {
+  Pipeline(const Context& context, const Request& request, bool finite_only) : context_(context) {
     plan_.segment_count = static_cast<int32_t>(request.segments.size());
     plan_.group_count = static_cast<int32_t>(request.groups.size());
     for (const KeySegment& segment : request.segments) {
@@ -96,13 +98,12 @@ class Pipeline {
       plan_.sample_total += group.sample_size;
       candidates += group.candidates;
     }
-    plan_.candidate_limit = candidate_limit < 0 ? candidates : candidate_limit;
     plan_.finite_only = finite_only ? 1 : 0;
     plan_.segments = upload(context, request.segments);
     plan_.groups = upload(context, request.groups);
     plan_.states = context.allocate<GroupState<Key>>(plan_.group_count);
     plan_.bins = context.allocate_zeroed<unsigned long long>(int64_t{plan_.group_count} * kBins);
-    plan_.totals = context.allocate_zeroed<Totals>(1);
+    plan_.bad_key = context.allocate_zeroed<uint32_t>(1);
     plan_.sample = context.allocate<Key>(plan_.sample_total);
     plan_.above = context.allocate<uint32_t>(plan_.tiles * kTileWords);
     plan_.between = context.allocate<uint32_t>(plan_.tiles * kTileWords);
@@ -113,8 +114,8 @@ class Pipeline {
     plan_.tile_ties = context.allocate<uint32_t>(plan_.tiles);
     plan_.certain_before = context.allocate<int64_t>(plan_.tiles + 1);
     plan_.ties_before = context.allocate<int64_t>(plan_.tiles + 1);
-    plan_.candidates = context.allocate<Key>(plan_.candidate_limit);
-    plan_.candidate_positions = context.allocate<uint16_t>(plan_.candidate_limit);
+    plan_.candidates = context.allocate<Key>(candidates);
+    plan_.candidate_positions = context.allocate<uint16_t>(candidates);
     chunks_ = std::max<int64_t>(1, (plan_.tiles + kScanChunk - 1) / kScanChunk);
     chunk_sums_ = context.allocate<int64_t>(2 * chunks_);
   }
@@ -156,7 +157,11 @@ class Pipeline {
   // The digits of the k-th key: of the candidates (Phase::ranked), or of all keys (Phase::radix).
   void digits(Phase phase) {
     for (int digit = 0; digit < kDigits<Key>; ++digit) {
-      launch(context_, histogram_kernel<Key>, tile_grid(context_, plan_), kThreads, plan_, phase);
+      if (phase == Phase::ranked) {
+        launch(context_, histogram_candidates_kernel<Key>, candidate_grid(), kThreads, plan_);
+      } else {
+        launch(context_, histogram_keys_kernel<Key>, tile_grid(context_, plan_), kThreads, plan_);
+      }
       launch(context_, pick_kernel<Key>, grid_of(plan_.group_count), kThreads, plan_, phase);
     }
   }
@@ -170,6 +175,12 @@ class Pipeline {
   }
 
  private:
+  // As many blocks for each group, and a few for each multiprocessor.
+  unsigned candidate_grid() const {
+    const int64_t groups = plan_.group_count;
+    return grid_of(groups == 0 ? 0 : groups * std::max<int64_t>(1, 4 * int64_t{context_.multiprocessors()} / groups));
+  }
+
   unsigned per_group_grid() const { return grid_of((int64_t{plan_.group_count} + kThreads - 1) / kThreads); }
 
   const Context& context_;

@@ -54,7 +54,9 @@ struct Group {
   int32_t end_segment = 0;
   int64_t sample_begin = 0;
   int64_t sample_size = 0;  // 0: every key is a candidate
-  int64_t candidates = 0;   // room for them in the buffer
+  int64_t candidates = 0;   // room for them in the buffer, from candidate_begin on
+  int64_t candidate_begin = 0;
+  int64_t first_tile = 0;
   SampleRanks ranks = {0, 0};
 };
 
@@ -74,21 +76,16 @@ struct GroupState {
   Key low;
   Key high;
   unsigned long long above;    // keys >= high that this pass has met
-  unsigned long long between;  // keys of [low, high)
+  unsigned long long between;  // keys of [low, high); of a bracket also those that found no room in the buffer
   // The need-th largest (1 = largest) of those key - base that agree with prefix above bit `bits` is looked for.
   Key base;
   Key prefix;
   int32_t bits;
   int32_t exact;  // a plateau that radix histograms found
   int64_t need;
+  int64_t candidates;  // in the buffer
   Key threshold;
   int64_t ties;  // how many of the keys equal to the threshold are selected, smallest index first
-};
-
-struct Totals {
-  unsigned long long candidates;
-  uint32_t bad_key;   // a key that is NaN, or that must be finite and is not
-  uint32_t overflow;  // more candidates than there is room for
 };
 
 template <typename Key>
@@ -99,13 +96,12 @@ struct Plan {
   int32_t group_count;
   int64_t tiles;
   int64_t sample_total;
-  int64_t candidate_limit;
   int32_t finite_only;  // infinity is a bad key too
   int32_t preset;       // the brackets came from outside
 
   GroupState<Key>* states;   // per group
   unsigned long long* bins;  // per group kBins, zero between two digits
-  Totals* totals;
+  uint32_t* bad_key;         // set by a key that is NaN, or that must be finite and is not
   Key* sample;
   uint32_t* above;        // kTileWords per tile
   uint32_t* between;      // the same, of plateaus only

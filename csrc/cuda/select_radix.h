@@ -16,18 +16,22 @@ constexpr int kBracketThreads = 1024;
 // The digit that the need-th largest of the counted keys has, from the top; `need` becomes its rank among those that
 // share the digit. For all threads of the block; `bins` is in shared memory, `scratch` has a place per warp and two
 // more.
-__device__ inline int pick_digit(const int64_t* bins, int64_t& need, int64_t* scratch, int* picked) {
+template <typename Count>
+__device__ inline int pick_digit(const Count* bins, int64_t& need, int64_t* scratch, int* picked) {
   const int per_thread = kBins / static_cast<int>(blockDim.x);
   const int top = kBins - 1 - static_cast<int>(threadIdx.x) * per_thread;
   int64_t mine = 0;
-  for (int i = 0; i < per_thread; ++i) mine += bins[top - i];
+  for (int i = 0; i < per_thread; ++i) mine += static_cast<int64_t>(bins[top - i]);
   int64_t total = 0;
   int64_t before = block_exclusive_sum(mine, scratch, total);
-  if (threadIdx.x == 0) *picked = 0;
+  if (threadIdx.x == 0) {
+    *picked = 0;
+    scratch[33] = 1;  // where no digit is found: the keys changed meanwhile
+  }
   __syncthreads();
   if (before < need && need <= before + mine) {
     int bin = top;
-    while (before + bins[bin] < need) before += bins[bin--];
+    while (before + static_cast<int64_t>(bins[bin]) < need) before += static_cast<int64_t>(bins[bin--]);
     *picked = bin;
     scratch[33] = need - before;
   }
@@ -61,34 +65,79 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(Plan<Key> plan, Source
   }
 }
 
+// What is known of a key that is looked for: the bits of key - base above bit `bits` are those of prefix.
+template <typename Key>
+struct Known {
+  Key base;
+  Key prefix;
+  int bits;
+};
+
+// Counts the next digit of a key that agrees with what is known. For all lanes of a warp, which add the digit of their
+// first at once: a plateau would otherwise queue 32 lanes at one bin.
+template <typename Key>
+__device__ inline void count_digit(const Known<Key>& known, bool present, Key key, uint32_t* bins) {
+  const Key value = key - known.base;
+  const int width = known.bits < kDigitBits ? known.bits : kDigitBits;
+  const bool counts = present && (value >> known.bits) == (known.prefix >> known.bits);
+  const int digit = static_cast<int>((value >> (known.bits - width)) & ((Key{1} << width) - 1));
+  const uint32_t counting = __ballot_sync(kAllLanes, counts);
+  if (counting == 0) return;
+  const int leader = __ffs(static_cast<int>(counting)) - 1;
+  const bool with_leader = digit == __shfl_sync(kAllLanes, digit, leader);
+  const uint32_t together = __ballot_sync(kAllLanes, counts && with_leader);
+  if (lane_id() == leader) {
+    atomicAdd(&bins[digit], static_cast<uint32_t>(__popc(together)));
+  } else if (counts && !with_leader) {
+    atomicAdd(&bins[digit], 1u);
+  }
+}
+
+constexpr int kKeysInFlight = 8;  // that a thread asks for before it counts the first
+
+// Counts the digits of keys [begin, begin + stride), [begin + step, ...) ... below `end`, by all threads of a block.
+template <typename Key>
+__device__ inline void count_digits(const Known<Key>& known, const Key* keys, int64_t begin, int64_t end, int64_t step,
+                                    uint32_t* bins) {
+  for (int64_t first = begin; first < end; first += kKeysInFlight * step) {
+    Key key[kKeysInFlight];
+#pragma unroll
+    for (int i = 0; i < kKeysInFlight; ++i) {
+      const int64_t at = first + i * step + threadIdx.x;
+      key[i] = at < end ? keys[at] : Key{0};
+    }
+#pragma unroll
+    for (int i = 0; i < kKeysInFlight; ++i) count_digit(known, first + i * step + threadIdx.x < end, key[i], bins);
+  }
+}
+
+template <typename Count>
+__device__ inline void clear_bins(Count* bins) {
+  for (int bin = static_cast<int>(threadIdx.x); bin < kBins; bin += static_cast<int>(blockDim.x)) bins[bin] = 0;
+}
+
 // The rank-th largest (0 = largest) of `count` keys, by one block.
 template <typename Key>
-__device__ Key nth_largest(const Key* keys, int64_t count, int64_t rank, int64_t* bins, int64_t* scratch, int* picked) {
+__device__ Key nth_largest(const Key* keys, int64_t count, int64_t rank, uint32_t* bins, int64_t* scratch,
+                           int* picked) {
   int64_t need = rank + 1;
-  Key prefix = 0;
-  int bits = kKeyBits<Key>;
-  while (bits > 0) {
-    const int width = bits < kDigitBits ? bits : kDigitBits;
-    for (int bin = static_cast<int>(threadIdx.x); bin < kBins; bin += static_cast<int>(blockDim.x)) bins[bin] = 0;
+  Known<Key> known{0, 0, kKeyBits<Key>};
+  while (known.bits > 0) {
+    clear_bins(bins);
     __syncthreads();
-    for (int64_t i = threadIdx.x; i < count; i += blockDim.x) {
-      const Key key = keys[i];
-      if ((key >> bits) != (prefix >> bits)) continue;
-      const int digit = static_cast<int>((key >> (bits - width)) & ((Key{1} << width) - 1));
-      atomicAdd(reinterpret_cast<unsigned long long*>(&bins[digit]), 1ull);
-    }
+    count_digits(known, keys, 0, count, int64_t{blockDim.x}, bins);
     __syncthreads();
     const int digit = pick_digit(bins, need, scratch, picked);
-    bits -= width;
-    prefix |= static_cast<Key>(digit) << bits;
+    known.bits -= known.bits < kDigitBits ? known.bits : kDigitBits;
+    known.prefix |= static_cast<Key>(digit) << known.bits;
   }
-  return prefix;
+  return known.prefix;
 }
 
 // One block per group: its bracket, and what its first pass is to be.
 template <typename Key>
 __global__ void __launch_bounds__(kBracketThreads) bracket_kernel(Plan<Key> plan, int exhaustive) {
-  __shared__ int64_t bins[kBins];
+  __shared__ uint32_t bins[kBins];
   __shared__ int64_t scratch[34];
   __shared__ int picked;
   const Group& group = plan.groups[blockIdx.x];
@@ -132,6 +181,7 @@ __global__ void __launch_bounds__(kThreads) decide_kernel(Plan<Key> plan) {
   const int64_t between = static_cast<int64_t>(state.between);
   state.above = 0;
   state.between = 0;
+  state.candidates = between;
   if (k == 0 || (plan.preset != 0 && above == k)) {  // no candidate is needed
     state.phase = Phase::settled;
     state.threshold = KeyTraits<Key>::above_all;
@@ -155,7 +205,7 @@ __global__ void __launch_bounds__(kThreads) decide_kernel(Plan<Key> plan) {
     }
     return;
   }
-  if (holds && plan.totals->overflow == 0) {
+  if (holds && between <= plan.groups[g].candidates) {
     state.base = state.low;
     state.prefix = 0;
     state.need = k - above;
@@ -185,30 +235,45 @@ __global__ void __launch_bounds__(kThreads) decide_kernel(Plan<Key> plan) {
   }
 }
 
-// Counts a key's digit if the key agrees with what is settled. Equal digits of a warp are added at once: a plateau
-// would otherwise queue 32 lanes at one bin.
 template <typename Key>
-__device__ inline void count_digit(const GroupState<Key>& state, bool present, Key key, uint32_t* bins) {
-  const Key value = key - state.base;
-  const int width = state.bits < kDigitBits ? state.bits : kDigitBits;
-  const bool counts = present && (value >> state.bits) == (state.prefix >> state.bits);
-  const int digit = static_cast<int>((value >> (state.bits - width)) & ((Key{1} << width) - 1));
-  const uint32_t counting = __ballot_sync(kAllLanes, counts);
-  if (counting == 0) return;
-  const int leader = __ffs(static_cast<int>(counting)) - 1;
-  const bool with_leader = digit == __shfl_sync(kAllLanes, digit, leader);
-  const uint32_t together = __ballot_sync(kAllLanes, counts && with_leader);
-  if (lane_id() == leader) {
-    atomicAdd(&bins[digit], static_cast<uint32_t>(__popc(together)));
-  } else if (counts && !with_leader) {
-    atomicAdd(&bins[digit], 1u);
+__device__ inline Known<Key> known_of(const GroupState<Key>& state) {
+  return {state.base, state.prefix, state.bits};
+}
+
+// Adds a block's counts to its group's.
+template <typename Key>
+__device__ inline void flush_bins(const Plan<Key>& plan, int32_t g, const uint32_t* bins) {
+  for (int bin = static_cast<int>(threadIdx.x); bin < kBins; bin += static_cast<int>(blockDim.x)) {
+    if (bins[bin] != 0) {
+      atomicAdd(&plan.bins[int64_t{g} * kBins + bin], static_cast<unsigned long long>(bins[bin]));
+    }
   }
 }
 
-// The next digit's histogram of the groups in `phase`: of all keys for Phase::radix, of the candidates for ranked. A
-// block takes neighbouring tiles, so that it counts one group at a time in shared memory.
+// The next digit's histogram of the candidates of the groups that are ranked by them. Block b works on group b modulo
+// their number; the candidates of a group lie one after another, and their order does not matter here.
 template <typename Key>
-__global__ void __launch_bounds__(kThreads) histogram_kernel(Plan<Key> plan, Phase phase) {
+__global__ void __launch_bounds__(kThreads) histogram_candidates_kernel(Plan<Key> plan) {
+  __shared__ uint32_t bins[kBins];
+  const auto g = static_cast<int32_t>(blockIdx.x % static_cast<unsigned>(plan.group_count));
+  const int64_t part = blockIdx.x / static_cast<unsigned>(plan.group_count);
+  const int64_t parts = gridDim.x / static_cast<unsigned>(plan.group_count);
+  const GroupState<Key> state = plan.states[g];
+  const int64_t begin = part * kThreads;
+  if (state.phase != Phase::ranked || state.bits == 0 || begin >= state.candidates) return;
+  clear_bins(bins);
+  __syncthreads();
+  count_digits(known_of(state), plan.candidates + plan.groups[g].candidate_begin, begin, state.candidates,
+               parts * kThreads, bins);
+  __syncthreads();
+  flush_bins(plan, g, bins);
+}
+
+// The same of all keys, for the groups that no guess has settled. A block takes neighbouring tiles, so that it counts
+// one group at a time in shared memory.
+template <typename Key>
+__global__ void __launch_bounds__(kThreads, sizeof(Key) == 8 ? 2 : 3) histogram_keys_kernel(Plan<Key> plan) {
+  constexpr int in_flight = 4;
   __shared__ uint32_t bins[kBins];
   const int64_t per_block = (plan.tiles + gridDim.x - 1) / gridDim.x;
   const int64_t begin = int64_t{blockIdx.x} * per_block;
@@ -218,35 +283,30 @@ __global__ void __launch_bounds__(kThreads) histogram_kernel(Plan<Key> plan, Pha
     const int64_t group_end = first_tile_of(plan, plan.groups[g].end_segment);
     const int64_t run_end = group_end < end ? group_end : end;
     const GroupState<Key> state = plan.states[g];
-    if (state.phase == phase && state.bits > 0) {
-      for (int bin = static_cast<int>(threadIdx.x); bin < kBins; bin += kThreads) bins[bin] = 0;
+    if (state.phase == Phase::radix && state.bits > 0) {
+      const Known<Key> known = known_of(state);
+      clear_bins(bins);
       __syncthreads();
       for (int64_t t = tile + warp_in_block(); t < run_end; t += kWarpsPerBlock) {
-        if (phase == Phase::ranked) {
-          const int64_t slice = plan.tile_slice[t];
-          const int64_t count = plan.tile_between[t];
-          for (int64_t c = 0; c < count; c += kWarp) {
-            const bool present = c + lane_id() < count;
-            const Key key = present ? plan.candidates[slice + c + lane_id()] : Key{0};
-            count_digit(state, present, key, bins);
-          }
-        } else {
-          const KeySegment& segment = plan.segments[segment_of_tile(plan, t)];
-          const int64_t first = (t - segment.first_tile) * kTile - segment.lead;
-          for (int64_t p = 0; p < kTile; p += kWarp) {
-            const int64_t element = first + p + lane_id();
+        const KeySegment segment = plan.segments[segment_of_tile(plan, t)];
+        const int64_t first = (t - segment.first_tile) * kTile - segment.lead + lane_id();
+        for (int64_t p = 0; p < kTile; p += in_flight * kWarp) {
+          Key key[in_flight];
+#pragma unroll
+          for (int i = 0; i < in_flight; ++i) {
+            const int64_t element = first + p + i * kWarp;
             const bool present = element >= 0 && element < segment.numel;
-            const Key key = present ? MemoryKeys{false}.template key_at<Key>(segment, element) : Key{0};
-            count_digit(state, present, key, bins);
+            key[i] = present ? MemoryKeys{false}.template key_at<Key>(segment, element) : Key{0};
+          }
+#pragma unroll
+          for (int i = 0; i < in_flight; ++i) {
+            const int64_t element = first + p + i * kWarp;
+            count_digit(known, element >= 0 && element < segment.numel, key[i], bins);
           }
         }
       }
       __syncthreads();
-      for (int bin = static_cast<int>(threadIdx.x); bin < kBins; bin += kThreads) {
-        if (bins[bin] != 0) {
-          atomicAdd(&plan.bins[int64_t{g} * kBins + bin], static_cast<unsigned long long>(bins[bin]));
-        }
-      }
+      flush_bins(plan, g, bins);
       __syncthreads();
     }
     tile = run_end;

@@ -15,7 +15,7 @@ Selected random_k(const Context& context, const std::vector<Segment>& segments, 
     keys.push_back(key);
     n += segments[t].numel - (base != nullptr ? (*base)[t].count : 0);
   }
-  const Request request = request_of(std::move(keys), {k}, false);
+  Request request = request_of(std::move(keys), {k}, false);
 
   // Six standard deviations miss once in 5e8 draws; then the next bracket is ten times as wide.
   for (double sigmas = 6.0;; sigmas *= 10.0) {
@@ -31,8 +31,8 @@ Selected random_k(const Context& context, const std::vector<Segment>& segments, 
       state.low = state.high = KeyTraits<uint64_t>::above_all;
     }  // k == n: every key is at least 0
     // Twice what is expected and 4,096 more: further out than the bracket's own miss.
-    const auto limit = static_cast<int64_t>(std::min(2.0 * expected + 4096.0, static_cast<double>(n)));
-    Pipeline<uint64_t> pipeline(context, request, false, limit);
+    request.groups[0].candidates = static_cast<int64_t>(std::min(2.0 * expected + 4096.0, static_cast<double>(n)));
+    Pipeline<uint64_t> pipeline(context, request, false);
     if (base != nullptr) pipeline.take(*base);
     pipeline.set_brackets({state});
     pipeline.pass(RandomKeys{seed});

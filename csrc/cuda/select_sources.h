@@ -146,17 +146,26 @@ struct ScoredLoad {
     };
     constexpr int grad_bytes = static_cast<int>(per_vector * sizeof(G));
     const bool aligned = whole && reinterpret_cast<uintptr_t>(grads + element) % grad_bytes == 0;
-    if (!aligned) {
+    if (!aligned) {  // single elements; all are asked for before the first is written
+      const int64_t numel = segment.numel;
+      S score[kBatch * per_vector] = {};
+      S grad[kBatch * per_vector] = {};
+#pragma unroll
+      for (int e = 0; e < kBatch * per_vector; ++e) {
+        const int64_t at = element + stride * (e / per_vector) + e % per_vector;
+        if (at < 0 || at >= numel) continue;
+        score[e] = scores[at];
+        grad[e] = static_cast<S>(Convert<G>::load(grads[at]));
+      }
 #pragma unroll
       for (int v = 0; v < kBatch; ++v) {
-        const int64_t first = element + stride * v;
         Scores made{};
 #pragma unroll
         for (int i = 0; i < per_vector; ++i) {
-          if (first + i < 0 || first + i >= segment.numel) continue;
-          const S grad = static_cast<S>(Convert<G>::load(grads[first + i]));
-          made.elements[i] = scored(scores[first + i], grad, kind, weight);
-          scores[first + i] = made.elements[i];
+          const int64_t at = element + stride * v + i;
+          if (at < 0 || at >= numel) continue;
+          made.elements[i] = scored(score[v * per_vector + i], grad[v * per_vector + i], kind, weight);
+          scores[at] = made.elements[i];
         }
         vector[v] = made.vector;
       }

@@ -96,14 +96,30 @@ __global__ void __launch_bounds__(kThreads) scan_kernel(Plan<Key> plan, const in
   scan_chunk(plan.tile_ties, plan.tiles, chunk_sums + 1, plan.ties_before, scratch);
 }
 
-// How many coordinates of the group are selected in its tiles before this one.
+// The sums over the tiles of one group: how many of its coordinates are selected before a tile.
 template <typename Key>
-__device__ inline int64_t selected_before(const Plan<Key>& plan, int32_t g, int64_t tile) {
-  const int64_t first = plan.segments[plan.groups[g].first_segment].first_tile;
-  const int64_t ties = plan.ties_before[tile] - plan.ties_before[first];
-  const int64_t taken_ties = ties < plan.states[g].ties ? ties : plan.states[g].ties;
-  return plan.certain_before[tile] - plan.certain_before[first] + taken_ties;
-}
+class GroupSums {
+ public:
+  __device__ GroupSums(const Plan<Key>& plan, int32_t g)
+      : plan_(plan),
+        certain_(plan.certain_before[plan.groups[g].first_tile]),
+        ties_(plan.ties_before[plan.groups[g].first_tile]),
+        selected_ties_(plan.states[g].ties) {}
+
+  __device__ int64_t before(int64_t tile) const {
+    const int64_t ties = plan_.ties_before[tile] - ties_;
+    return plan_.certain_before[tile] - certain_ + (ties < selected_ties_ ? ties : selected_ties_);
+  }
+
+  // How many of the ties are left to select when the tile's turn comes; negative where none are.
+  __device__ int64_t ties_left(int64_t tile) const { return selected_ties_ - (plan_.ties_before[tile] - ties_); }
+
+ private:
+  const Plan<Key>& plan_;
+  int64_t certain_;
+  int64_t ties_;
+  int64_t selected_ties_;
+};
 
 // What the host has to know, or a caller of the packed form gets. Any pointer may be null.
 struct Summary {
@@ -116,7 +132,7 @@ struct Summary {
 template <typename Key>
 __global__ void __launch_bounds__(kThreads) summary_kernel(Plan<Key> plan, Summary summary) {
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  const bool bad = plan.totals->bad_key != 0;
+  const bool bad = *plan.bad_key != 0;
   if (i == 0 && summary.flags != nullptr) summary.flags[0] = bad ? 1 : 0;
   if (i == 0 && summary.offsets != nullptr && plan.segment_count == 0) summary.offsets[0] = 0;
   if (i < plan.group_count) {
@@ -133,8 +149,9 @@ __global__ void __launch_bounds__(kThreads) summary_kernel(Plan<Key> plan, Summa
   }
   if (i < plan.segment_count) {
     const int32_t g = plan.segments[i].group;
-    const int64_t before = selected_before(plan, g, plan.segments[i].first_tile);
-    const int64_t after = selected_before(plan, g, first_tile_of(plan, static_cast<int32_t>(i) + 1));
+    const GroupSums<Key> sums(plan, g);
+    const int64_t before = sums.before(plan.segments[i].first_tile);
+    const int64_t after = sums.before(first_tile_of(plan, static_cast<int32_t>(i) + 1));
     if (summary.counts != nullptr) summary.counts[i] = after - before;
     if (summary.offsets != nullptr) {
       summary.offsets[i] = before;
@@ -225,16 +242,16 @@ __global__ void __launch_bounds__(kThreads, 4) write_kernel(Plan<Key> plan, cons
     const int32_t s = segment_of_tile(plan, tile);
     const KeySegment& segment = plan.segments[s];
     const GroupState<Key>& state = plan.states[segment.group];
-    const int64_t before = selected_before(plan, segment.group, tile);
-    int64_t total = selected_before(plan, segment.group, tile + 1) - before;
+    const GroupSums<Key> sums(plan, segment.group);
+    const int64_t before = sums.before(tile);
+    const int64_t total = sums.before(tile + 1) - before;
     if (total == 0) return;
     for (int w = lane_id(); w < kTileWords; w += kWarp) {
       const int64_t at = tile * kTileWords + w;
       words[w] = plan.above[at] | (plan.taken != nullptr ? plan.taken[at] : 0u);
     }
     __syncwarp();
-    const int64_t group_tile = plan.segments[plan.groups[segment.group].first_segment].first_tile;
-    const int64_t ties = state.ties - (plan.ties_before[tile] - plan.ties_before[group_tile]);
+    const int64_t ties = sums.ties_left(tile);
     if (state.by_ties != 0) {
       set_ties(plan.between + tile * kTileWords, ties, words);
     } else {
@@ -243,7 +260,7 @@ __global__ void __launch_bounds__(kThreads, 4) write_kernel(Plan<Key> plan, cons
     __syncwarp();
     const Output& output = outputs[s];
     int64_t place = before;
-    if (output.in_group == 0) place -= selected_before(plan, segment.group, segment.first_tile);
+    if (output.in_group == 0) place -= sums.before(segment.first_tile);
     const int64_t element = (tile - segment.first_tile) * kTile - segment.lead;
     if (total <= kStage) {
       emit<kTileWords / kWarp>(words, 0, element, output, place, stage);

@@ -37,8 +37,8 @@ Call::Call(const char* name, std::initializer_list<const Tensors*> arguments)
   check(aoti_torch_get_current_cuda_stream != nullptr, name, ": this torch has no CUDA");
   const int32_t index = device_.index();
   guard_ = std::make_unique<torch::stable::accelerator::DeviceGuard>(index);
-  // The runtime linked into this library keeps a current device of its own.
-  cuda::check(cudaGetDevice(&device_before_), "cudaGetDevice");
+  // The runtime linked into this library may keep a current device of its own. It is set anew by every call, and the
+  // guard gives torch's back, so there is nothing to restore here.
   cuda::check(cudaSetDevice(index), "cudaSetDevice");
   void* stream = nullptr;
   check(aoti_torch_get_current_cuda_stream(index, &stream) == 0, name, ": torch gave no current stream for ", where());
@@ -49,10 +49,6 @@ Call::Call(const char* name, std::initializer_list<const Tensors*> arguments)
     workspace_.push_back(empty(bytes, ScalarType::Byte));
     return workspace_.back().data_ptr();
   });
-}
-
-Call::~Call() {
-  if (device_before_ >= 0) (void)cudaSetDevice(device_before_);
 }
 
 bool Call::is_here(const Tensor& tensor) const {
@@ -85,8 +81,6 @@ Executor torch_executor() {
 
 Call::Call(const char* name, std::initializer_list<const Tensors*> arguments)
     : name_(name), device_(device_of(arguments)), engine_(std::make_unique<Engine>(torch_executor())) {}
-
-Call::~Call() = default;
 
 bool Call::is_here(const Tensor& tensor) const { return tensor.is_cpu(); }
 

@@ -72,7 +72,6 @@ class Call {
  public:
   // The device is that of the first tensor there is; without one (empty lists) it is the CPU.
   Call(const char* name, std::initializer_list<const Tensors*> arguments);
-  ~Call();
   Call(const Call&) = delete;
   Call& operator=(const Call&) = delete;
 
@@ -93,7 +92,6 @@ class Call {
   const char* name_;
   torch::stable::Device device_;
 #if defined(FGU_FOR_CUDA)
-  int device_before_ = -1;
   std::unique_ptr<torch::stable::accelerator::DeviceGuard> guard_;
   mutable Tensors workspace_;  // back to torch's allocator, in stream order, when the op returns
 #endif

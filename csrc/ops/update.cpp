@@ -117,7 +117,7 @@ void sparse_sgd_(const Tensors param, const Tensors grad, const Tensors indices,
   check_same_length(op, "param", param.size(), "first", first.size());
   const Step made = checked_step(op, param, grad, indices, step, lr, lr_tensor, grad_scale, found_inf, gathered,
                                  rounding_seed, offsets);
-  if (made.options.stochastic) check_same_length(op, "param", param.size(), "step", step.size());
+  if (made.options.stochastic || !step.empty()) check_same_length(op, "param", param.size(), "step", step.size());
   check(momentum != 0.0 || momentum_buffer.empty(), op, ": momentum_buffer must be empty when momentum is 0");
   std::vector<Segment> buffers;
   if (momentum != 0.0) buffers = states_of(op, "momentum_buffer", momentum_buffer, made);

@@ -189,6 +189,27 @@ def test_a_second_device_is_used_where_the_tensors_are(case: Case) -> None:
     assert_same_bits(got, expected)
 
 
+def test_torch_stays_on_the_device_it_was_on() -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip(f"needs two CUDA devices, found {torch.cuda.device_count()}")
+    with torch.cuda.device(1):
+        ops.rms([torch.ones(3, device="cuda:1")])
+        assert torch.ones(3, device="cuda").add(1).device == torch.device("cuda", 1)
+        ops.rms([torch.ones(3, device="cuda:0")])
+        assert torch.ones(3, device="cuda").add(1).tolist() == [2.0] * 3
+        assert torch.cuda.current_device() == 1
+
+
+def test_an_op_that_waits_refuses_capture_and_leaves_no_error_behind() -> None:
+    x = torch.randn(1_000, device="cuda")
+    ops.topk_select([x], 10)  # warm
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with pytest.raises(RuntimeError, match="captur"), torch.cuda.graph(graph):
+        ops.topk_select([x], 10)
+    assert ops.rms([torch.full((5,), 2.0, device="cuda")]).item() == 2.0
+
+
 def test_tensors_on_two_devices_are_refused() -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip(f"needs two CUDA devices, found {torch.cuda.device_count()}")

@@ -148,3 +148,12 @@ def test_the_op_passes_opcheck() -> None:
     p: list[Tensor] = [torch.randn(9)]
     arguments = ([torch.randn(9)], [torch.tensor([1, 3])], [torch.zeros(2)], [1], 0.1, 0.9, 0.0, 0.0, True, False)
     torch.library.opcheck(torch.ops.fgunlearn.sparse_sgd_, (p, *arguments, None, None, None, False, None, [], []))
+
+
+def test_step_counts_that_are_too_few_are_refused() -> None:
+    p = [torch.ones(3) for _ in range(40)]
+    index = [torch.tensor([0])] * 40
+    arguments = (p, [torch.ones(3)] * 40, index, [], [0] * 40, 0.1, 0.0, 0.0, 0.0, False, False)
+    with pytest.raises(RuntimeError, match="param has 40 entries and step has 1"):
+        ops.sparse_sgd_(*arguments, step=[torch.tensor(1.0)])
+    assert all(t.equal(torch.ones(3)) for t in p)

@@ -49,7 +49,10 @@ int64_t take_launches();
 
 unsigned lane();
 void block_barrier();
-void warp_barrier(unsigned mask);
+// What the lanes of a warp do together. All 32 must do the same: on a GPU a lane at a ballot and one at a shuffle do
+// not meet.
+enum class Meeting { sync, ballot, shuffle };
+void warp_barrier(unsigned mask, Meeting meeting);
 unsigned char* warp_slots();  // 32 slots of 8 bytes, others every time
 [[noreturn]] void trap();
 
@@ -58,7 +61,7 @@ T exchange(unsigned mask, T value, int source) {
   static_assert(sizeof(T) <= 8);
   unsigned char* slots = warp_slots();
   std::memcpy(slots + 8 * lane(), &value, sizeof(T));
-  warp_barrier(mask);
+  warp_barrier(mask, Meeting::shuffle);
   T got;
   std::memcpy(&got, slots + 8 * source, sizeof(T));
   return got;
@@ -72,7 +75,7 @@ extern dim3 blockDim;
 extern dim3 gridDim;
 
 inline void __syncthreads() { shim::block_barrier(); }
-inline void __syncwarp(unsigned mask = 0xffffffffu) { shim::warp_barrier(mask); }
+inline void __syncwarp(unsigned mask = 0xffffffffu) { shim::warp_barrier(mask, shim::Meeting::sync); }
 inline void __threadfence() {}
 inline void __trap() { shim::trap(); }
 
@@ -97,7 +100,7 @@ T __shfl_down_sync(unsigned mask, T value, unsigned step) {
 inline unsigned __ballot_sync(unsigned mask, int predicate) {
   unsigned char* slots = shim::warp_slots();
   slots[8 * shim::lane()] = predicate != 0;
-  shim::warp_barrier(mask);
+  shim::warp_barrier(mask, shim::Meeting::ballot);
   unsigned bits = 0;
   for (unsigned l = 0; l < 32; ++l) bits |= static_cast<unsigned>(slots[8 * l]) << l;
   return bits;

@@ -94,6 +94,7 @@ struct Fiber {
   Execution execution;
   void* stack = nullptr;
   State state = State::done;
+  Meeting meeting = Meeting::sync;
   unsigned turn = 0;  // warp exchanges so far: their slots alternate
 };
 
@@ -193,6 +194,11 @@ bool release() {
   for (unsigned first = 0; first < s.threads; first += 32) {
     bool complete = true;
     for (unsigned t = first; t < first + 32; ++t) complete &= s.fibers[t].state == State::at_warp_barrier;
+    for (unsigned t = first; complete && t < first + 32; ++t) {
+      if (s.fibers[t].meeting != s.fibers[first].meeting) {
+        s.error = std::make_exception_ptr(std::logic_error("the lanes of a warp meet at different intrinsics"));
+      }
+    }
     for (unsigned t = first; complete && t < first + 32; ++t) s.fibers[t].state = State::ready;
     released |= complete;
   }
@@ -272,7 +278,8 @@ unsigned lane() { return scheduler().current % 32; }
 
 void block_barrier() { wait_at(State::at_block_barrier); }
 
-void warp_barrier(unsigned mask) {
+void warp_barrier(unsigned mask, Meeting meeting) {
+  scheduler().fibers[scheduler().current].meeting = meeting;
   if (mask != 0xffffffffu) throw std::logic_error("the shim knows full warps only");
   wait_at(State::at_warp_barrier);
 }
