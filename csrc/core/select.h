@@ -28,6 +28,16 @@ struct BadKeys : std::runtime_error {
   const char* what_they_are;  // "NaN", or "NaN or infinite values"
 };
 
+// Where a packed selection goes, in the device's memory: `indices` has room for the sum of k int32, or int64 where
+// `wide`, the segments' indices one after another; offsets[t] is where those of segment t begin, offsets[segments]
+// their number; one threshold, or one per segment.
+struct Packed {
+  bool wide;
+  void* indices;
+  int64_t* offsets;
+  double* thresholds;
+};
+
 template <typename Key>
 struct KeyTraits;
 

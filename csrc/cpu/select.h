@@ -12,6 +12,7 @@
 #include "core/executor.h"
 #include "core/score.h"
 #include "core/segment.h"
+#include "core/select.h"
 
 namespace fgunlearn::cpu {
 
@@ -94,16 +95,7 @@ Selected top_k_each(const Executor& executor, const std::vector<Segment>& segmen
 Selected random_k(const Executor& executor, const std::vector<Segment>& segments, int64_t k, uint64_t seed,
                   const std::vector<IndexList>* base);
 
-// Where a packed selection goes: `indices` has room for the sum of k int32, or int64 where `wide`, the segments'
-// indices one after another; offsets[t] is where those of segment t begin, offsets[segments] their number; one
-// threshold, or one per segment.
-struct Packed {
-  bool wide;
-  void* indices;
-  int64_t* offsets;
-  double* thresholds;
-};
-
+// top_k with its outputs in one piece.
 void top_k_packed(const Executor& executor, const std::vector<Segment>& segments, int64_t k, const Packed& out);
 
 // The last batch of a score and the selection by it: accumulate_scores (score.h), then the top k of the new scores,

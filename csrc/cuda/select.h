@@ -12,6 +12,7 @@
 
 #include "core/score.h"
 #include "core/segment.h"
+#include "core/select.h"
 #include "cuda/context.h"
 
 namespace fgunlearn::cuda {
@@ -50,16 +51,6 @@ Selected top_k_each(const Context& context, const std::vector<Segment>& segments
 // numel and offset of a segment are read. Waits once, with a probability of 2e-9 twice.
 Selected random_k(const Context& context, const std::vector<Segment>& segments, int64_t k, uint64_t seed,
                   const std::vector<IndexList>* base);
-
-// Where a packed selection goes, in device memory: `indices` has room for the sum of k int32, or int64 where `wide`,
-// the segments' indices one after another; offsets[t] is where those of segment t begin, offsets[segments] their
-// number; one threshold, or one per segment.
-struct Packed {
-  bool wide;
-  void* indices;
-  int64_t* offsets;
-  double* thresholds;
-};
 
 // top_k without waiting: all of it is enqueued, and can be captured into a CUDA graph. A NaN among the keys can't be
 // reported: it makes the threshold NaN, and the indices mean nothing.

@@ -25,7 +25,7 @@ class PackedTensors {
         offsets_(op.empty(static_cast<int64_t>(segments.size()) + 1, torch::headeronly::ScalarType::Long)),
         thresholds_(op.empty(thresholds, torch::headeronly::ScalarType::Double)) {}
 
-  kernels::Packed places() const {
+  Packed places() const {
     return {wide_, indices_.data_ptr(), static_cast<int64_t*>(offsets_.data_ptr()),
             static_cast<double*>(thresholds_.data_ptr())};
   }

@@ -283,7 +283,6 @@ TEST(randomk_outside_a_base_is_united_with_it) {
 
 namespace {
 
-template <typename Packed>
 class PackedMemory {
  public:
   PackedMemory(const std::vector<int64_t>& k, size_t segments, bool wide) : wide_(wide) {
@@ -327,11 +326,11 @@ void check_accumulated(const std::vector<int64_t>& sizes, const TensorList::Opti
   for (const int64_t size : sizes) k.push_back(size / 10);
   if (!each) k = {total(grads.segments()) / 10};
   const bool wide = seed % 2 == 1;
-  PackedMemory<cpu::Packed> expected(k, sizes.size(), wide);
+  PackedMemory expected(k, sizes.size(), wide);
   cpu::accumulate_top_k_packed(one_thread(), expected_scores.segments(), grads.segments(), kind, 0.3, k, each,
                                expected.places());
   Device device(2);
-  PackedMemory<cuda::Packed> got(k, sizes.size(), wide);
+  PackedMemory got(k, sizes.size(), wide);
   cuda::accumulate_top_k_packed(device.context(), scores.segments(), grads.segments(), kind, 0.3, k, each,
                                 got.places());
   CHECK(scores.same_bits(expected_scores), ", each ", each, ", seed ", seed);
@@ -362,7 +361,7 @@ TEST(plateaus_are_accumulated_once) {
     scores.add(DType::f32, std::vector<double>(40'001, 1.0));
     Device device;
     const std::vector<int64_t> k = each ? std::vector<int64_t>{10, 20} : std::vector<int64_t>{60'000};
-    const PackedMemory<cuda::Packed> out(k, 2, false);
+    const PackedMemory out(k, 2, false);
     cuda::accumulate_top_k_packed(device.context(), scores.segments(), grads.segments(), ScoreKind::grad, 0.5, k, each,
                                   out.places());
     for (int64_t t = 0; t < 2; ++t) {
@@ -377,7 +376,7 @@ TEST(a_score_that_overflows_makes_the_threshold_nan) {
   TensorList scores;
   scores.add(DType::f32, {0.0, 0.0, 0.0, 0.0});
   Device device;
-  const PackedMemory<cuda::Packed> out({2}, 1, false);
+  const PackedMemory out({2}, 1, false);
   cuda::accumulate_top_k_packed(device.context(), scores.segments(), grads.segments(), ScoreKind::grad, 1.0, {2}, false,
                                 out.places());
   CHECK(std::isnan(out.threshold()));
