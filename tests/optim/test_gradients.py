@@ -158,3 +158,23 @@ def test_a_nan_off_the_selection_does_not_reach_the_norm(mlp: Any, gradients: An
     gradients(model, 0)
     model[0].bias.grad[3] = float("nan")
     assert fg.clip_grad_norm_(optimizer, 1.0, error_if_nonfinite=True).isfinite()
+
+
+@pytest.mark.parametrize("free_grads", [False, True])
+def test_a_scale_too_small_for_float16_still_clips(free_grads: bool) -> None:
+    p = nn.Parameter(torch.zeros(1000, dtype=torch.float16))
+    selection = fg.Selection([(1000,)], [torch.arange(1000)])
+    optimizer = fg.SparseOptimizer(torch.optim.SGD([p], lr=1.0), selection, free_grads=free_grads)
+    (p * 6e4).sum().backward()
+    fg.clip_grad_norm_(optimizer, 0.01)
+    assert p.grad is not None
+    torch.testing.assert_close(p.grad.to_dense().float(), torch.full((1000,), 0.01 / 1000**0.5), rtol=1e-3, atol=0.0)
+
+
+@pytest.mark.parametrize("norm_type", [0.0, -1.0, float("-inf"), float("nan"), "inf", True, None])
+def test_an_order_that_is_no_norm_is_refused(norm_type: Any, mlp: Any, choose: Any, loss_of: Any) -> None:
+    model = mlp()
+    optimizer = fg.SparseOptimizer(torch.optim.SGD(model.parameters()), choose(model))
+    loss_of(model).backward()
+    with pytest.raises(ValueError, match=r"norm_type must be a number > 0 or math.inf, got"):
+        fg.clip_grad_norm_(optimizer, 1.0, norm_type)

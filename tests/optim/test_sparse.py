@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
@@ -161,7 +160,10 @@ def test_groups_in_another_order_are_matched_by_name(mlp: Any, choose: Any, grad
         assert p[~mask].equal(old[~mask])
         assert not bool((p[mask] == old[mask]).any())
     weights = torch.optim.AdamW([p for n, p in ours.named_parameters() if n.endswith("weight")])
+    was = [p.detach().clone() for p in ours.parameters()]
     fg.SparseOptimizer(weights, selection, model=ours).step()  # some may be left out
+    for (name, p), old, mask in zip(ours.named_parameters(), was, selection.masks(), strict=True):
+        assert (p != old).equal(mask if name.endswith("weight") else torch.zeros_like(mask))
 
 
 def test_parameters_and_groups_can_be_added(mlp: Any, choose: Any, gradients: Any) -> None:
@@ -350,50 +352,34 @@ def test_what_it_cannot_wrap_is_refused_by_name(mlp: Any, choose: Any) -> None:
         fg.SparseOptimizer(torch.optim.Adam(model.parameters(), differentiable=True), choose(model))
 
 
-def unchanged_by(optimizer: fg.SparseOptimizer, error: Any, words: str) -> None:
-    state = copy.deepcopy(optimizer.state_dict()["state"])
-    was = [p.detach().clone() for group in optimizer.param_groups for p in group["params"]]
-    with pytest.raises(error, match=words):
+def test_stochastic_rounding_is_a_function_of_the_global_index() -> None:
+    def trained(cuts: list[int], order: list[int], seed: int = 5) -> torch.Tensor:
+        """4096 equal coordinates, cut into tensors whose groups come in some order."""
+        params = {str(t): nn.Parameter(torch.ones(n, dtype=torch.bfloat16)) for t, n in enumerate(cuts)}
+        model = nn.ParameterDict(params)
+        selection = fg.select(model, [], None, fg.RandomK(1.0))
+        groups = [{"params": [model[str(t)]]} for t in order]
+        optimizer = fg.SparseOptimizer(
+            torch.optim.SGD(groups, lr=1e-3), selection, model=model, stochastic_rounding=True, seed=seed
+        )
+        for p in model.values():
+            p.grad = torch.ones_like(p)
         optimizer.step()
-    assert all(p.equal(q) for p, q in zip((p for g in optimizer.param_groups for p in g["params"]), was, strict=True))
-    now = optimizer.state_dict()["state"]
-    assert now.keys() == state.keys()
-    for number, held in state.items():
-        assert all(torch.equal(now[number][name], value) for name, value in held.items())
+        return torch.cat([p.detach() for p in model.values()])
+
+    whole = trained([4096], [0])
+    assert trained([1000, 3096], [0, 1]).equal(whole)
+    assert trained([1000, 96, 3000], [2, 0, 1]).equal(whole)
+    assert not trained([4096], [0], seed=6).equal(whole)
+    assert not whole[:2048].equal(whole[2048:])
 
 
-@pytest.mark.parametrize("stepped", [False, True])
-def test_after_an_error_parameters_and_state_are_as_before(
-    stepped: bool, mlp: Any, choose: Any, gradients: Any
-) -> None:
-    def ready() -> tuple[nn.Sequential, fg.SparseOptimizer]:
-        model = mlp()
-        groups = [{"params": model[0].parameters()}, {"params": model[2].parameters()}]
-        optimizer = fg.SparseOptimizer(torch.optim.AdamW(groups, lr=0.1), choose(model))
-        gradients(model, 0)
-        if stepped:
-            optimizer.step()
-        return model, optimizer
-
-    # always the last group: the first must not have moved by then
-    model, optimizer = ready()
-    model[2].weight.grad = torch.eye(3, 8).to_sparse()
-    unchanged_by(optimizer, TypeError, "must be dense, got layout torch.sparse_coo")
-    model, optimizer = ready()
-    model[2].weight.data = torch.zeros(3, 9)
-    model[2].weight.grad = torch.zeros(3, 9)
-    unchanged_by(
-        optimizer, ValueError, r"parameter 2 was float32 of shape \(3, 8\) on cpu .* is float32 of shape \(3, 9\)"
-    )
-    model, optimizer = ready()
-    model[2].to(torch.float64)
-    unchanged_by(optimizer, ValueError, "parameter 2 was float32 .* and is float64")
-    model, optimizer = ready()
-    optimizer._slots[model[2].weight].device = torch.device("cuda", 0)  # as if it had been wrapped there
-    unchanged_by(optimizer, ValueError, r"parameter 2 was .* on cuda:0 .* and is .* on cpu now")
-    model, optimizer = ready()
-    optimizer.param_groups[1]["lr"] = float("nan")
-    unchanged_by(optimizer, ValueError, "lr of param group 1 must be finite, got nan")
-    model, optimizer = ready()
-    optimizer.param_groups[0]["betas"] = (0.9, 1.5)
-    unchanged_by(optimizer, RuntimeError, r"beta1 and beta2 must be in \[0, 1\)")
+@pytest.mark.parametrize("free_grads", [False, True])
+def test_grad_scaler_looks_at_whole_gradients(free_grads: bool) -> None:
+    p = nn.Parameter(torch.ones(4))
+    selection = fg.Selection([(4,)], [torch.tensor([1])])
+    optimizer = fg.SparseOptimizer(torch.optim.SGD([p], lr=0.1), selection, free_grads=free_grads)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    scaler.scale((p * torch.tensor([float("inf"), 1.0, 1.0, 1.0])).sum()).backward()
+    scaler.step(optimizer)
+    torch.testing.assert_close(p.detach(), torch.tensor([1.0, 0.9 if free_grads else 1.0, 1.0, 1.0]))

@@ -182,14 +182,163 @@ def test_an_optimizer_is_collected_though_its_parameters_live(mlp: Any, choose: 
 def test_frozen_and_foreign_parameters_have_no_state(mlp: Any, choose: Any, gradients: Any) -> None:
     model = mlp()
     model[0].requires_grad_(False)
-    optimizer = fg.SparseOptimizer(torch.optim.AdamW(model.parameters(), lr=0.1), choose(model))
+    optimizer = fg.SparseOptimizer(torch.optim.AdamW(model.parameters(), lr=0.1), choose(model, 1.0))
     was = model[0].weight.detach().clone()
     gradients(model, 0)
     optimizer.step()
-    assert set(optimizer.state) <= set(model[2].parameters())
+    assert set(optimizer.state) == set(model[2].parameters())
     assert model[0].weight.equal(was)
     dense = torch.optim.AdamW(nn.Sequential(*model).parameters())
     gradients(model, 0)
     dense.step()
     optimizer.load_state_dict(dense.state_dict())
-    assert set(optimizer.state) <= set(model[2].parameters())
+    assert set(optimizer.state) == set(model[2].parameters())
+
+
+def refused(optimizer: fg.SparseOptimizer, state: dict[str, Any], words: str) -> None:
+    was = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(ValueError, match=words):
+        optimizer.load_state_dict(state)
+    now = optimizer.state_dict()
+    assert str(now["param_groups"]) == str(was["param_groups"])
+    assert now["state"].keys() == was["state"].keys()
+    for number, held in was["state"].items():
+        assert held.keys() == now["state"][number].keys()
+        assert all(torch.equal(now["state"][number][name], value) for name, value in held.items())
+
+
+def stepped(optimizer: torch.optim.Optimizer, model: nn.Module, gradients: Any) -> Any:
+    gradients(model, 0)
+    optimizer.step()
+    return optimizer
+
+
+@pytest.mark.parametrize("saved_by", ["SparseOptimizer", "torch"])
+@pytest.mark.parametrize(
+    ("kind", "options", "source", "words"),
+    [
+        (torch.optim.SGD, {"momentum": 0.9}, torch.optim.Adam(nn.Linear(1, 1).parameters()), "no 'momentum'"),
+        (torch.optim.Adam, {}, torch.optim.SGD(nn.Linear(1, 1).parameters(), momentum=0.9), "no 'betas'"),
+        (torch.optim.AdamW, {}, torch.optim.SGD(nn.Linear(1, 1).parameters()), "no 'betas'"),
+    ],
+    ids=["Adam into SGD", "SGD into Adam", "SGD into AdamW"],
+)
+def test_a_state_of_another_kind_of_optimizer_is_refused(
+    kind: Any, options: Any, source: Any, words: str, saved_by: str, mlp: Any, choose: Any, gradients: Any
+) -> None:
+    theirs, ours = mlp(), mlp()
+    other = type(source)(theirs.parameters(), **({"momentum": 0.9} if type(source) is torch.optim.SGD else {}))
+    other = fg.SparseOptimizer(other, choose(theirs)) if saved_by == "SparseOptimizer" else other
+    optimizer = fg.SparseOptimizer(kind(ours.parameters(), lr=0.25, **options), choose(ours))
+    stepped(optimizer, ours, gradients)
+    refused(optimizer, stepped(other, theirs, gradients).state_dict(), f"group 0 has {words}: it is another optimizer")
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [
+        (torch.optim.RMSprop, torch.optim.SGD),
+        (torch.optim.NAdam, torch.optim.Adam),
+        (torch.optim.RAdam, torch.optim.AdamW),
+        (torch.optim.Adamax, torch.optim.Adam),
+    ],
+)
+def test_a_state_of_an_optimizer_that_is_not_supported_is_refused(
+    source: Any, kind: Any, mlp: Any, choose: Any, gradients: Any
+) -> None:
+    theirs, ours = mlp(), mlp()
+    optimizer = stepped(fg.SparseOptimizer(kind(ours.parameters(), lr=0.1), choose(ours)), ours, gradients)
+    refused(optimizer, stepped(source(theirs.parameters()), theirs, gradients).state_dict(), "another optimizer's")
+
+
+def test_a_state_with_another_kinds_keys_is_refused(mlp: Any, choose: Any, gradients: Any) -> None:
+    model = mlp()
+    optimizer = stepped(fg.SparseOptimizer(torch.optim.Adam(model.parameters()), choose(model)), model, gradients)
+    saved = optimizer.state_dict()
+    saved["state"] = {**saved["state"], 3: {"momentum_buffer": torch.zeros(3)}}
+    refused(optimizer, saved, "the state of parameter 3 has 'momentum_buffer': it is another optimizer's")
+    saved = optimizer.state_dict()
+    saved["param_groups"] = [{**saved["param_groups"][0], "momentum": 0.9}]
+    refused(optimizer, saved, "group 0 has 'momentum': it is another optimizer's")
+
+
+def test_adamw_stays_decoupled_whatever_it_loads(mlp: Any, choose: Any, gradients: Any) -> None:
+    theirs, ours = mlp(), mlp()
+    dense = stepped(torch.optim.Adam(theirs.parameters(), weight_decay=0.1), theirs, gradients)
+    optimizer = fg.SparseOptimizer(torch.optim.AdamW(ours.parameters()), choose(ours))
+    optimizer.load_state_dict(dense.state_dict())
+    assert optimizer.param_groups[0]["weight_decay"] == 0.1
+    assert optimizer.param_groups[0]["decoupled_weight_decay"] is True
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("step", torch.zeros(2), r"step of parameter 3 must be one number, got float32 of shape \(2,\)"),
+        ("step", torch.tensor(1j), "step of parameter 3 must be one number, got complex64"),
+        ("step", torch.tensor(-1.0), "step of parameter 3 must be >= 0"),
+        ("step", None, "step of parameter 3 must be a tensor of one number, got None"),
+        ("step", "x", "step of parameter 3 must be a tensor of one number, got 'x'"),
+        ("exp_avg", torch.zeros(3).to(torch.complex64), "exp_avg of parameter 3 must be a floating-point tensor"),
+        ("exp_avg_sq", torch.zeros(3, dtype=torch.int64), "exp_avg_sq of parameter 3 must be a .* got int64"),
+        ("exp_avg", [0.0, 0.0, 0.0], r"exp_avg of parameter 3 must be a .* got \[0.0"),
+        ("exp_avg", "x", "exp_avg of parameter 3 must be a .* got 'x'"),
+    ],
+)
+def test_a_state_that_no_step_can_use_is_refused(
+    key: str, value: Any, words: str, mlp: Any, choose: Any, gradients: Any
+) -> None:
+    model = mlp()
+    optimizer = stepped(fg.SparseOptimizer(torch.optim.Adam(model.parameters()), choose(model)), model, gradients)
+    saved = optimizer.state_dict()
+    saved["state"] = {**saved["state"], 3: {**saved["state"][3], key: value}}
+    refused(optimizer, saved, words)
+
+
+@pytest.mark.parametrize(("name", "value"), [("lr", float("nan")), ("betas", (0.9, 1.0)), ("eps", None)])
+def test_a_saved_number_that_no_step_can_use_is_refused(
+    name: str, value: Any, mlp: Any, choose: Any, gradients: Any
+) -> None:
+    model = mlp()
+    optimizer = stepped(fg.SparseOptimizer(torch.optim.Adam(model.parameters()), choose(model)), model, gradients)
+    saved = optimizer.state_dict()
+    saved["param_groups"] = [{**saved["param_groups"][0], name: value}]
+    refused(optimizer, saved, f"{name} of param group 0 must be")
+
+
+def test_a_plain_step_count_of_old_torch_is_taken(mlp: Any, choose: Any, gradients: Any) -> None:
+    model = mlp()
+    optimizer = stepped(fg.SparseOptimizer(torch.optim.Adam(model.parameters()), choose(model)), model, gradients)
+    saved = optimizer.state_dict()
+    saved["state"] = {number: {**state, "step": 7} for number, state in saved["state"].items()}
+    optimizer.load_state_dict(saved)
+    optimizer.step()
+    assert {int(state["step"]) for state in optimizer.state.values()} == {8}
+
+
+@pytest.mark.parametrize(("kind", "options"), KINDS)
+@pytest.mark.parametrize("way", ["load_state_dict", "wrapping"])
+def test_what_is_loaded_is_a_copy(kind: Any, options: dict[str, Any], way: str, mlp: Any, gradients: Any) -> None:
+    model = mlp()
+    shapes = [tuple(p.shape) for p in model.parameters()]
+    everything = fg.Selection(shapes, [torch.arange(p.numel()) for p in model.parameters()])
+    source: torch.optim.Optimizer = kind(model.parameters(), **options)
+    if way == "load_state_dict":
+        source = fg.SparseOptimizer(source, everything)
+    stepped(source, model, gradients)
+    was = copy.deepcopy(source.state_dict()["state"])
+    if way == "load_state_dict":
+        loaded = fg.SparseOptimizer(kind(model.parameters(), **options), everything)
+        loaded.load_state_dict(source.state_dict())
+    else:
+        loaded = fg.SparseOptimizer(source, everything)
+    loaded.step()
+    for number, state in source.state_dict()["state"].items():
+        assert all(torch.equal(value, was[number][key]) for key, value in state.items())
+
+
+def test_loading_for_a_changed_parameter_is_refused(mlp: Any, choose: Any, gradients: Any) -> None:
+    model = mlp()
+    optimizer = stepped(fg.SparseOptimizer(torch.optim.Adam(model.parameters()), choose(model)), model, gradients)
+    model[2].to(torch.float64)
+    refused(optimizer, optimizer.state_dict(), "parameter 2 was float32 .* and is float64 .* now")

@@ -25,7 +25,7 @@ def clip_grad_norm_(
     Args:
         optimizer: a SparseOptimizer, after the backward pass.
         max_norm: the largest norm to leave, >= 0.
-        norm_type: p of the p-norm; ``math.inf`` for the largest magnitude.
+        norm_type: p of the p-norm, > 0; ``math.inf`` for the largest magnitude.
         error_if_nonfinite: raise where the norm is NaN or infinite; the gradients are unchanged.
 
     Returns:
@@ -34,14 +34,16 @@ def clip_grad_norm_(
 
     Raises:
         TypeError: another optimizer.
-        ValueError: ``max_norm`` is negative or NaN.
+        ValueError: ``max_norm`` is negative or NaN, or ``norm_type`` is not a number > 0.
         RuntimeError: see ``error_if_nonfinite``.
     """
     if not isinstance(optimizer, SparseOptimizer):
         raise TypeError(f"optimizer must be a SparseOptimizer, got {type(optimizer).__name__}")
-    max_norm, norm_type = float(max_norm), float(norm_type)
+    max_norm = float(max_norm)
     if math.isnan(max_norm) or max_norm < 0:
         raise ValueError(f"max_norm must be >= 0, got {max_norm}")
+    if isinstance(norm_type, bool) or not isinstance(norm_type, (int, float)) or not norm_type > 0:
+        raise ValueError(f"norm_type must be a number > 0 or math.inf, got {norm_type!r}")
     found = optimizer.selected_gradients()
     if not found:
         return torch.tensor(0.0)
@@ -49,8 +51,8 @@ def clip_grad_norm_(
     picked = ops.sparse_gather([grad for grad, _ in dense], [index for _, index in dense])
     values = [grad for _, grad, gathered in found if gathered] + picked
     wide = torch.float64 if any(v.dtype == torch.float64 for v in values) else torch.float32
-    norms = [torch.linalg.vector_norm(v, norm_type, dtype=wide) for v in values]
-    total = torch.linalg.vector_norm(torch.stack(norms), norm_type)
+    norms = [torch.linalg.vector_norm(v, float(norm_type), dtype=wide) for v in values]
+    total = torch.linalg.vector_norm(torch.stack(norms), float(norm_type))
     if error_if_nonfinite and not bool(total.isfinite()):
         raise RuntimeError(
             f"the norm of order {norm_type} of the selected gradient is {float(total)}, so it can't be clipped; pass "
@@ -58,7 +60,7 @@ def clip_grad_norm_(
         )
     scale = torch.clamp(max_norm / (total + 1e-6), max=1.0)
     for v in values:
-        v.mul_(scale.to(v.dtype))
+        v.copy_(v.to(wide) * scale)  # in v's own dtype a small scale could be 0
     if dense:
         ops.sparse_scatter_([grad for grad, _ in dense], [index for _, index in dense], picked)
     return total

@@ -36,13 +36,8 @@ class BackwardSaving:
 
 
 def freeze(slots: Mapping[Tensor, Slot]) -> list[Tensor]:
-    """Switches requires_grad off where nothing is selected; the tensors it was on for.
-
-    Nothing is frozen where nothing at all is selected: a loss without a graph has no backward.
-    """
+    """Switches requires_grad off where nothing is selected; the tensors it was on for."""
     untouched = [p for p, slot in slots.items() if slot.k == 0 and p.requires_grad]
-    if len(untouched) == len(slots):
-        return []
     for p in untouched:
         p.requires_grad_(False)
         p.grad = None
@@ -52,8 +47,16 @@ def freeze(slots: Mapping[Tensor, Slot]) -> list[Tensor]:
 def measure(
     loss_fn: Callable[[], Tensor], frozen: list[Tensor], slots: Mapping[Tensor, Slot], repeats: int
 ) -> BackwardSaving:
-    """Times ``loss_fn().backward()`` with the tensors frozen and not, in turns; gradients are as before."""
+    """Times ``loss_fn().backward()`` with the tensors frozen and not, in turns; gradients of the slots' are as before.
+
+    Raises:
+        ValueError: no timed turn.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats must be >= 1, got {repeats}")
     grads = {p: p.grad for p in slots}
+    for p in slots:
+        p.grad = None  # the old one would be added to in place
     seconds: dict[bool, list[float]] = {True: [], False: []}
     try:
         for turn in range(repeats + 1):

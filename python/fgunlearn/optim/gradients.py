@@ -42,7 +42,7 @@ def selected_gradient(p: Tensor, slot: Slot) -> tuple[Tensor, bool] | None:
 
 
 def _is_selected(grad: Tensor, slot: Slot) -> bool:
-    if grad.layout != torch.sparse_coo or grad._nnz() != slot.k:
+    if grad.layout != torch.sparse_coo or grad._nnz() != slot.k or not grad._values().is_contiguous():
         return False
     coordinates = slot.coordinates()
     found = grad._indices()
@@ -70,12 +70,15 @@ def free_gradient(p: Tensor, slot: Slot) -> None:
 
 def hook_gradients(optimizer: Any, slots: Mapping[Tensor, Slot]) -> list[RemovableHandle]:
     """Frees each gradient as soon as it is accumulated, for as long as the optimizer lives or until it lets go."""
-    # A parameter outlives its optimizer: its hook must not keep that alive, nor free gradients of what comes after it.
+    # A parameter outlives its optimizer: its hook must keep neither that nor a slot alive.
     alive = weakref.ref(optimizer)
 
     def hook_of(slot: Slot) -> Callable[[Tensor], None]:
+        of_p = weakref.ref(slot)
+
         def hook(p: Tensor) -> None:
-            if alive() is not None:
+            slot = of_p()
+            if slot is not None and alive() is not None:
                 free_gradient(p, slot)
 
         return hook

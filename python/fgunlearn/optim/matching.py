@@ -47,14 +47,22 @@ class Slot:
         """Refuses a parameter that is no longer what it was.
 
         Raises:
-            ValueError: its shape, dtype or device changed.
+            ValueError: its shape, dtype or device changed, or it is expanded.
         """
         if tuple(p.shape) == self.shape and p.dtype == self.dtype and p.device == self.device:
+            _check_memory(p, self.label)
             return
         raise ValueError(
             f"parameter {self.label} was {_described(self.shape, self.dtype, self.device)} when its optimizer was "
             f"wrapped and is {_described(tuple(p.shape), p.dtype, p.device)} now: wrap a new optimizer after such a "
             "change (load_state_dict takes the state over)"
+        )
+
+
+def _check_memory(p: Tensor, label: str) -> None:
+    if 0 in p.stride() and any(stride == 0 and size > 1 for stride, size in zip(p.stride(), p.shape, strict=True)):
+        raise ValueError(
+            f"parameter {label} is expanded: several of its elements are one place in memory; clone it before wrapping"
         )
 
 
@@ -72,7 +80,8 @@ def slots_of(
 
     Raises:
         TypeError: not a selection, or a parameter that kernels can't take.
-        ValueError: the selection was made for other parameters.
+        ValueError: the selection was made for other parameters, or by position it can't be told for which ones; an
+            expanded parameter.
     """
     if not isinstance(selection, Selection):
         raise TypeError(f"selection must be a Selection, got {type(selection).__name__}")
@@ -82,7 +91,7 @@ def slots_of(
         known = trainable(model)
         difference = first_difference(selection.names, selection.shapes, known)
         if difference is not None:
-            raise ValueError(f"the selection was made for another model: {difference}")
+            raise ValueError(f"the selection was made for another model: {difference}{_if_frozen(model.parameters())}")
         return _filled(zip((repr(name) for name in known), known.values(), strict=True), selection)
     if selection.names is not None and all(group.get("param_names") is not None for group in groups):
         named = (zip(group["param_names"], group["params"], strict=True) for group in groups)
@@ -91,6 +100,7 @@ def slots_of(
         raise ValueError(
             f"the selection was made for {len(selection.shapes)} tensors, the optimizer has {len(params)} parameters "
             "that require grad; pass model= to match them by name"
+            + _if_frozen(p for group in groups for p in group["params"])
         )
     for position, (p, shape) in enumerate(zip(params, selection.shapes, strict=True)):
         if tuple(p.shape) != shape:
@@ -98,7 +108,32 @@ def slots_of(
                 f"parameter {position} of the optimizer has shape {tuple(p.shape)}, and {shape} in the selection; if "
                 "its groups hold the parameters in another order, pass model= to match them by name"
             )
+    if selection.names is not None:
+        _check_only_match(groups)
     return _filled(((str(t), p) for t, p in enumerate(params)), selection)
+
+
+def _if_frozen(params: Iterable[Tensor]) -> str:
+    frozen = sum(not p.requires_grad for p in params)
+    if frozen == 0:
+        return ""
+    return (
+        f". {frozen} of the parameters have requires_grad=False: if another SparseOptimizer with freeze_untouched=True "
+        "froze them, close() it first"
+    )
+
+
+def _check_only_match(groups: Sequence[Mapping[str, Any]]) -> None:
+    """By shapes alone, groups in another order than the model's could pass for the model's."""
+    group_of: dict[tuple[int, ...], int] = {}
+    for position, group in enumerate(groups):
+        for shape in {tuple(p.shape) for p in group["params"] if p.requires_grad}:
+            first = group_of.setdefault(shape, position)
+            if first != position:
+                raise ValueError(
+                    f"param groups {first} and {position} both hold a parameter of shape {shape}, so that by position "
+                    "and shape it can't be told which is which: pass model= to match them by name"
+                )
 
 
 def _by_name(named: Iterable[tuple[str, Tensor]], selection: Selection) -> dict[Tensor, Slot]:
@@ -129,6 +164,7 @@ def _filled(labelled: Iterable[tuple[str, Tensor]], selection: Selection) -> dic
 
 
 def _slot(label: str, p: Tensor, index: Tensor, offset: int) -> Slot:
+    _check_memory(p, label)
     return Slot(label, index.to(p.device), offset, tuple(p.shape), p.dtype, p.device)
 
 

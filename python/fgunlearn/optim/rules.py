@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fgunlearn import ops
+from fgunlearn.optim.checks import check_state, checked_options
 from fgunlearn.optim.matching import Slot
 
 
@@ -27,10 +27,12 @@ class Scaling:
 class GroupStep:
     """One launch: the parameters of one group that have a gradient, all dense or all of selected values alone.
 
-    ``owners`` are the parameters themselves, ``params`` the same detached.
+    ``options`` are the group's hyper-parameters, checked; ``owners`` the parameters themselves, ``params`` the same
+    detached.
     """
 
     group: dict[str, Any]
+    options: dict[str, float]
     gathered: bool
     scaling: Scaling
     rounding_seed: int | None
@@ -40,15 +42,15 @@ class GroupStep:
     slots: list[Slot] = field(default_factory=list)
     states: list[dict[str, Any]] = field(default_factory=list)
 
-    def rate(self) -> tuple[float, Tensor | None]:
-        """The learning rate, as a number, or as a tensor where it lies on a device that must not be waited for."""
+    def rate_on_device(self) -> Tensor | None:
+        """The learning rate where it lies on a device that must not be waited for."""
         lr = self.group["lr"]
-        return (0.0, lr) if isinstance(lr, Tensor) and lr.device.type != "cpu" else (float(lr), None)
+        return lr if isinstance(lr, Tensor) and lr.device.type != "cpu" else None
 
     def inputs(self) -> dict[str, Any]:
         """The op's keyword arguments that are the same for every rule."""
         return {
-            "lr_tensor": self.rate()[1],
+            "lr_tensor": self.rate_on_device(),
             "grad_scale": self.scaling.grad_scale,
             "found_inf": self.scaling.found_inf,
             "gathered": self.gathered,
@@ -82,7 +84,7 @@ class GroupStep:
         on_device = bool(self.group.get("capturable") or self.group.get("fused"))
         found = self.scaling.found_inf
         for p, state in zip(self.params, self.states, strict=True):
-            if "step" not in state:
+            if state.get("step") is None:
                 dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
                 state["step"] = torch.zeros((), dtype=dtype, device=p.device if on_device else "cpu")
             elif found is not None and found.device != state["step"].device:
@@ -91,8 +93,8 @@ class GroupStep:
 
 
 def _sgd(step: GroupStep) -> None:
-    group = step.group
-    momentum = float(group["momentum"])
+    options = step.options
+    momentum = options["momentum"]
     buffers: list[Tensor] = []
     first = [0] * len(step.params)
     if momentum != 0:
@@ -109,20 +111,20 @@ def _sgd(step: GroupStep) -> None:
             [slot.index for slot in step.slots],
             buffers,
             first,
-            step.rate()[0],
+            options["lr"],
             momentum,
-            float(group["dampening"]),
-            float(group["weight_decay"]),
-            bool(group["nesterov"]),
-            bool(group["maximize"]),
+            options["dampening"],
+            options["weight_decay"],
+            bool(options["nesterov"]),
+            bool(options["maximize"]),
             step=counts,
             **step.inputs(),
         )
 
 
 def _adam(step: GroupStep) -> None:
-    group = step.group
-    amsgrad = bool(group["amsgrad"])
+    options = step.options
+    amsgrad = bool(options["amsgrad"])
     with step.counted() as counts:
         ops.sparse_adam_(
             step.params,
@@ -132,33 +134,81 @@ def _adam(step: GroupStep) -> None:
             step.state("exp_avg_sq"),
             step.state("max_exp_avg_sq") if amsgrad else [],
             counts,
-            step.rate()[0],
-            float(group["betas"][0]),
-            float(group["betas"][1]),
-            float(group["eps"]),
-            float(group["weight_decay"]),
-            bool(group["decoupled_weight_decay"]),
+            options["lr"],
+            options["beta1"],
+            options["beta2"],
+            options["eps"],
+            options["weight_decay"],
+            bool(options["decoupled_weight_decay"]),
             amsgrad,
-            bool(group["maximize"]),
+            bool(options["maximize"]),
             **step.inputs(),
         )
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A kind of optimizer: the names of its k-sized states, those it can't do without, and its step."""
+    """A kind of optimizer: what its groups and state hold, and its step.
+
+    Attributes:
+        states: the names of its k-sized states.
+        required: those (and the step count) that a state can't do without.
+        numbers: its hyper-parameters.
+        flags: its switches.
+        signature: of both, what every saved group of such an optimizer has.
+        decoupled: whether it is its weight decay's nature to be decoupled, whatever a saved group says.
+        step: takes a step.
+    """
 
     states: tuple[str, ...]
     required: tuple[str, ...]
+    numbers: tuple[str, ...]
+    flags: tuple[str, ...]
+    signature: tuple[str, ...]
+    decoupled: bool
     step: Callable[[GroupStep], None]
 
+    def checked(self, groups: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+        """The groups' hyper-parameters; see :func:`checked_options`."""
+        return checked_options(groups, self.numbers, self.flags)
 
-_ADAM = Rule(("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), ("step", "exp_avg", "exp_avg_sq"), _adam)
+    def check_step(self, step: GroupStep) -> None:
+        """Refuses a launch that the op would refuse, so that no other has run by then.
+
+        Raises:
+            ValueError: a state, or a learning rate on another device.
+        """
+        lr = step.rate_on_device()
+        for p, slot, state in zip(step.params, step.slots, step.states, strict=True):
+            check_state(state, p, slot, self.states, self.required)
+            if lr is not None and lr.device != p.device:
+                raise ValueError(f"lr must be on the CPU or on {p.device}, where parameter {slot.label} is")
+
+
+def _adam_rule(decoupled: bool) -> Rule:
+    return Rule(
+        states=("exp_avg", "exp_avg_sq", "max_exp_avg_sq"),
+        required=("step", "exp_avg", "exp_avg_sq"),
+        numbers=("lr", "betas", "eps", "weight_decay"),
+        flags=("amsgrad", "decoupled_weight_decay", "maximize"),
+        signature=("lr", "betas", "eps", "weight_decay", "amsgrad"),
+        decoupled=decoupled,
+        step=_adam,
+    )
+
 
 RULES: dict[type[torch.optim.Optimizer], Rule] = {
-    torch.optim.SGD: Rule(("momentum_buffer",), (), _sgd),
-    torch.optim.Adam: _ADAM,
-    torch.optim.AdamW: _ADAM,
+    torch.optim.SGD: Rule(
+        states=("momentum_buffer",),
+        required=(),
+        numbers=("lr", "momentum", "dampening", "weight_decay"),
+        flags=("nesterov", "maximize"),
+        signature=("lr", "momentum", "dampening", "weight_decay", "nesterov"),
+        decoupled=False,
+        step=_sgd,
+    ),
+    torch.optim.Adam: _adam_rule(decoupled=False),
+    torch.optim.AdamW: _adam_rule(decoupled=True),
 }
 
 
@@ -176,18 +226,3 @@ def rule_of(optimizer: torch.optim.Optimizer) -> Rule:
     if any(group.get("differentiable") for group in optimizer.param_groups):
         raise ValueError("optimizer has differentiable=True, but a step of SparseOptimizer can't be differentiated")
     return rule
-
-
-def check_groups(groups: Sequence[dict[str, Any]]) -> None:
-    """Refuses hyper-parameters that a step can't use, before anything has moved.
-
-    Raises:
-        ValueError: one that is not finite, named.
-    """
-    for position, group in enumerate(groups):
-        for name in ("lr", "momentum", "dampening", "weight_decay", "eps"):
-            value = group.get(name)
-            if value is None or (isinstance(value, Tensor) and value.device.type != "cpu"):
-                continue
-            if not math.isfinite(value):
-                raise ValueError(f"{name} of param group {position} must be finite, got {float(value)}")

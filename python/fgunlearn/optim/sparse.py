@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -14,13 +15,15 @@ from fgunlearn.optim import freezing
 from fgunlearn.optim.freezing import BackwardSaving
 from fgunlearn.optim.gradients import hook_gradients, selected_gradient
 from fgunlearn.optim.matching import Slot, fingerprint, slots_of
-from fgunlearn.optim.rules import GroupStep, Scaling, check_groups, rule_of
-from fgunlearn.optim.states import matched_groups, selected_state, step_device, update_groups
+from fgunlearn.optim.rules import GroupStep, Scaling, rule_of
+from fgunlearn.optim.states import check_saved_groups, matched_groups, selected_state, step_device, update_groups
 from fgunlearn.selection.selection import Selection
+from fgunlearn.selection.strategies import _check_seed
 
 _SELECTION_KEY = "selection"  # of a state dict: the fingerprint of the coordinates it is about
 
-_KEPT = ("selection", "free_grads", "freeze_untouched", "stochastic_rounding", "seed", "_rule", "_slots", "_frozen")
+_OPTIONS = ("selection", "free_grads", "freeze_untouched", "stochastic_rounding", "seed")
+_KEPT = (*_OPTIONS, "_rule", "_slots", "_frozen", "_closed")  # by copies and pickles
 
 
 class SparseOptimizer(torch.optim.Optimizer):
@@ -33,16 +36,18 @@ class SparseOptimizer(torch.optim.Optimizer):
 
     The param groups are the wrapped optimizer's own dicts, so changes of lr, betas, momentum or weight decay in either
     take effect at the next step, and LR schedulers and warm-up work; if the wrapped optimizer has state, its selected
-    part is taken over. Don't step the wrapped optimizer itself. A step is one kernel launch per group: k coordinates of
-    gradient, parameter and state are read, k of parameter and state written. bfloat16 and float16 parameters have
-    float32 state and are rounded once per step. ``foreach`` and ``fused`` of the wrapped optimizer make no difference,
-    except that with ``capturable`` or ``fused`` the step count lies on the parameters' device; with ``capturable=True``
-    (and lr a tensor on the device, if it is to change) a step on CUDA waits for nothing and can be captured in a graph.
+    part is taken over. Don't step the wrapped optimizer itself. A step is one call of the sparse op per group (two
+    where some gradients are dense and others freed), on CUDA two or three launches: k coordinates of gradient,
+    parameter and state are read, k of parameter and state written. bfloat16 and float16 parameters have float32 state
+    and are rounded once per step. ``foreach`` and ``fused`` of the wrapped optimizer make no difference, except that
+    with ``capturable`` or ``fused`` the step count lies on the parameters' device; with ``capturable=True`` (and lr a
+    tensor on the device, if it is to change) a step on CUDA waits for nothing and can be captured in a graph.
 
-    ``torch.compile`` of a whole training step works and breaks the graph at ``step()``, which is one launch anyway;
-    ``fullgraph=True`` is refused by torch. Deepcopy, pickle, hooks, closures and ``torch.amp.GradScaler`` work as with
-    torch's optimizers (its scale is taken off in the kernel, where torch's fused optimizers do it, but ``p.grad`` is
-    left scaled).
+    ``torch.compile`` of a whole training step works and breaks the graph at ``step()``, which is one call per group
+    anyway; ``fullgraph=True`` is refused by torch. Deepcopy, pickle, hooks, closures and ``torch.amp.GradScaler`` work
+    as with torch's optimizers (its scale is taken off in the kernel, where torch's fused optimizers do it, but
+    ``p.grad`` is left scaled). The scaler looks at whole gradients: an infinite one off the selection skips the step,
+    except with ``free_grads``, where there is none.
 
     Args:
         optimizer: a ``torch.optim.SGD``, ``Adam`` or ``AdamW``.
@@ -50,21 +55,25 @@ class SparseOptimizer(torch.optim.Optimizer):
         model: the model the selection was made for: parameters are matched by name, and the optimizer's groups may hold
             them in any order (by weight decay, say) and leave some out. Without it they are matched by name where the
             optimizer was made from ``named_parameters()`` and the selection from a model, else by position and shape
-            among those that require grad.
+            among those that require grad; refused where a model's selection meets several groups that share a shape.
         free_grads: replace each gradient during the backward pass, as soon as it is accumulated, by a sparse COO tensor
             of the selected coordinates, so that dense gradients never exist all at once. It holds k values and the
             selected coordinates as int64, one per dimension. Micro-batches accumulate in it. torch's own clipping
             refuses it: use :func:`fgunlearn.clip_grad_norm_`. DistributedDataParallel, which reduces dense gradients,
             refuses it likewise.
-        freeze_untouched: switch ``requires_grad`` off for tensors without a selected coordinate, until :meth:`close` or
-            the end of a ``with`` block, so that the backward pass skips their gradients; see :meth:`backward_saving`.
+        freeze_untouched: switch ``requires_grad`` off for tensors without a selected coordinate, so that the backward
+            pass skips their gradients, until :meth:`close` or the end of a ``with`` block or of the optimizer's life;
+            see :meth:`backward_saving`. Nothing is frozen where nothing at all is selected: a loss without a graph has
+            no backward.
         stochastic_rounding: round bfloat16 parameters up or down at random, without bias, so that updates smaller than
             half a unit in the last place are not lost. A function of (seed, step, global index) alone.
-        seed: of that; any 64-bit integer.
+        seed: of that; any 64-bit integer, signed.
 
     Raises:
-        TypeError: another optimizer type (the supported ones are listed), or an unsupported parameter.
-        ValueError: the selection was made for other parameters.
+        TypeError: another optimizer type (the supported ones are listed), an unsupported parameter, or a seed that is
+            no int.
+        ValueError: the selection was made for other parameters, or by position it can't be told for which ones; an
+            expanded parameter; a seed beyond 64 bits.
     """
 
     _step_supports_amp_scaling = True  # GradScaler sets grad_scale and found_inf instead of touching n gradients
@@ -80,6 +89,7 @@ class SparseOptimizer(torch.optim.Optimizer):
         stochastic_rounding: bool = False,
         seed: int = 0,
     ) -> None:
+        _check_seed(seed)
         self._rule = rule_of(optimizer)
         self._slots = slots_of(optimizer.param_groups, selection, model)
         self.selection = selection
@@ -88,16 +98,28 @@ class SparseOptimizer(torch.optim.Optimizer):
         self.stochastic_rounding = stochastic_rounding
         self.seed = seed
         self._frozen: list[Tensor] = []
-        self._handles: list[RemovableHandle] = []
+        self._closed = True  # until nothing can fail any more
         super().__init__(optimizer.param_groups, optimizer.defaults)
         for p, slot, group in self._selected():
             if optimizer.state.get(p):
                 device = step_device(group, p)
                 self.state[p] = selected_state(optimizer.state[p], slot, self._rule, device, slot.label)
-        self._open(self._slots)
+        self._closed = False
+        self._hold()
+        self._open(p for group in self.param_groups for p in group["params"])
 
-    def _open(self, slots: dict[Tensor, Slot]) -> None:
-        if self.freeze_untouched:
+    def _hold(self) -> None:
+        """What :meth:`close` undoes is undone when the optimizer is collected, too."""
+        self._handles: list[RemovableHandle] = []
+        self._finalizer = weakref.finalize(self, _release, self._handles, self._frozen)
+        self._finalizer.atexit = False
+
+    def _open(self, params: Iterable[Tensor]) -> None:
+        """Starts freezing and freeing, for parameters of the optimizer's own."""
+        if self._closed:
+            return
+        slots = {p: self._slots[p] for p in params if p in self._slots}
+        if self.freeze_untouched and any(True for _ in self._selected()):
             self._frozen += freezing.freeze(slots)
         if self.free_grads:
             self._handles += hook_gradients(self, slots)
@@ -105,13 +127,11 @@ class SparseOptimizer(torch.optim.Optimizer):
     def close(self) -> None:
         """Undoes ``free_grads`` and ``freeze_untouched``: later gradients stay dense, frozen tensors are trainable.
 
-        The optimizer can still be stepped. The end of a ``with`` block does the same.
+        The optimizer can still be stepped. The end of a ``with`` block does the same, and so does the optimizer's end.
+        It holds for copies of the optimizer and for parameters that are added later, too.
         """
-        for handle in self._handles:
-            handle.remove()
-        for p in self._frozen:
-            p.requires_grad_(True)
-        self._handles, self._frozen = [], []
+        self._closed = True
+        _release(self._handles, self._frozen)
 
     def __enter__(self) -> SparseOptimizer:
         return self
@@ -128,10 +148,15 @@ class SparseOptimizer(torch.optim.Optimizer):
         """How much time ``freeze_untouched`` saves, by measuring with the tensors frozen and not, in turns.
 
         Args:
-            loss_fn: the forward pass; returns the loss. Gradients are afterwards as before.
-            repeats: timed turns, after one that warms up.
+            loss_fn: the forward pass; returns the loss. Gradients of the optimizer's parameters are afterwards as
+                before.
+            repeats: timed turns, >= 1, after one that warms up.
+
+        Raises:
+            ValueError: ``repeats`` < 1.
         """
-        return freezing.measure(loss_fn, self._frozen, self._slots, repeats)
+        params = (p for group in self.param_groups for p in group["params"])
+        return freezing.measure(loss_fn, self._frozen, {p: self._slots[p] for p in params if p in self._slots}, repeats)
 
     def _selected(self) -> Iterator[tuple[Tensor, Slot, dict[str, Any]]]:
         for group in self.param_groups:
@@ -171,7 +196,7 @@ class SparseOptimizer(torch.optim.Optimizer):
                 )
         super().add_param_group(param_group)
         self._slots.update(added)
-        self._open(added)
+        self._open(p for _, p in named)
 
     def selected_gradients(self) -> list[tuple[Slot, Tensor, bool]]:
         """Per parameter with a gradient its slot, the gradient, and whether that holds the selected values alone."""
@@ -194,23 +219,27 @@ class SparseOptimizer(torch.optim.Optimizer):
 
         Raises:
             TypeError: a sparse gradient, or one of another dtype.
-            ValueError: a parameter whose shape, dtype or device changed since it was wrapped; a hyper-parameter that is
-                not finite.
+            ValueError: a parameter whose shape, dtype or device changed since it was wrapped; a hyper-parameter or a
+                state that the step can't use.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        check_groups(self.param_groups)
-        for step in [step for group in self.param_groups for step in self._steps_of(group)]:
+        options = self._rule.checked(self.param_groups)
+        groups = zip(self.param_groups, options, strict=True)
+        steps = [step for group, checked in groups for step in self._steps_of(group, checked)]
+        for step in steps:  # all of them before the first moves anything
+            self._rule.check_step(step)
+        for step in steps:
             self._take(step)
         return loss
 
-    def _steps_of(self, group: dict[str, Any]) -> Iterator[GroupStep]:
+    def _steps_of(self, group: dict[str, Any], options: dict[str, float]) -> Iterator[GroupStep]:
         """The launches of one group: parameters with dense gradients, and those with selected values alone."""
         scaling = Scaling(_tensor(getattr(self, "grad_scale", None)), _tensor(getattr(self, "found_inf", None)))
         seed = self.seed if self.stochastic_rounding else None
-        of_kind = {gathered: GroupStep(group, gathered, scaling, seed) for gathered in (False, True)}
+        of_kind = {gathered: GroupStep(group, options, gathered, scaling, seed) for gathered in (False, True)}
         for p in group["params"]:
             slot = self._slots.get(p)
             if slot is None or slot.k == 0:
@@ -222,6 +251,7 @@ class SparseOptimizer(torch.optim.Optimizer):
                 step.grads.append(found[0])
                 step.slots.append(slot)
                 step.owners.append(p)
+                step.states.append(self.state.get(p, {}))
         return (step for step in of_kind.values() if step.params)
 
     def _take(self, step: GroupStep) -> None:
@@ -258,7 +288,8 @@ class SparseOptimizer(torch.optim.Optimizer):
         param groups stay the same dicts and take the saved hyper-parameters over.
 
         Raises:
-            ValueError: a state of another selection, optimizer or model; nothing is changed.
+            ValueError: a state of another selection, optimizer or model, or one that a step can't use; nothing is
+                changed.
         """
         state_dict = state_dict.copy()
         for before in self._optimizer_load_state_dict_pre_hooks.values():
@@ -267,10 +298,12 @@ class SparseOptimizer(torch.optim.Optimizer):
                 state_dict = replaced
         saved = state_dict["param_groups"]
         matched = matched_groups(self.param_groups, saved)
+        check_saved_groups(saved, self._rule)
         saved_for = state_dict.get(_SELECTION_KEY)
         if saved_for is not None and saved_for != self._fingerprint():
             raise ValueError("the state was saved for another selection: its coordinates are not this optimizer's")
         options = {id(group): {**group, **other} for group, other in zip(self.param_groups, saved, strict=True)}
+        self._rule.checked(list(options.values()))
         state: defaultdict[Tensor, Any] = defaultdict(dict)
         for number, p, group in matched:
             entry = state_dict["state"].get(number)
@@ -279,7 +312,7 @@ class SparseOptimizer(torch.optim.Optimizer):
                 slot.check(p)
                 device = step_device(options[id(group)], p)
                 state[p] = selected_state(entry, slot, self._rule, device, slot.label)
-        update_groups(self.param_groups, saved)
+        update_groups(self.param_groups, saved, self._rule)
         self.state = state
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
@@ -289,8 +322,20 @@ class SparseOptimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        # A copy frees the gradients of its own parameters.
-        self._handles = hook_gradients(self, self._slots) if self.free_grads else []
+        self._frozen = list(self._frozen)  # a shallow copy's own
+        self._hold()
+        if self.free_grads and not self._closed:  # a copy frees the gradients of its own parameters
+            own = {p for group in self.param_groups for p in group["params"]}
+            self._handles += hook_gradients(self, {p: slot for p, slot in self._slots.items() if p in own})
+
+
+def _release(handles: list[RemovableHandle], frozen: list[Tensor]) -> None:
+    for handle in handles:
+        handle.remove()
+    for p in frozen:
+        p.requires_grad_(True)
+    handles.clear()
+    frozen.clear()
 
 
 def _tensor(value: object) -> Tensor | None:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from fgunlearn import ops
+from fgunlearn.optim.checks import check_count
 from fgunlearn.optim.matching import Slot
-from fgunlearn.optim.rules import Rule
+from fgunlearn.optim.rules import RULES, Rule
 
 
 def selected_state(
@@ -21,14 +22,21 @@ def selected_state(
     """A copy of one parameter's state with k values each, in the dtype and on the device that the step wants them.
 
     Raises:
-        ValueError: a state of neither k values nor the parameter's shape, or one that is missing.
+        ValueError: a state of neither k values nor the parameter's shape, one that is missing, no tensor of real
+            numbers, or another rule's.
     """
+    foreign = [key for key in entry if key not in rule.states and key != "step"]
+    if foreign:
+        raise ValueError(f"the state of parameter {label} has {foreign[0]!r}: it is another optimizer's")
     made: dict[str, Any] = {}
     for key in rule.states:
         value = entry.get(key)
         if value is None:
             continue
-        value = torch.as_tensor(value).detach().to(slot.device)
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            got = str(value.dtype)[6:] if isinstance(value, Tensor) else repr(value)
+            raise ValueError(f"{key} of parameter {label} must be a floating-point tensor, got {got}")
+        value = value.detach().to(slot.device)
         if value.layout == torch.strided and tuple(value.shape) == slot.shape:
             value = ops.sparse_gather([value], [slot.index])[0]
         elif value.layout != torch.strided or tuple(value.shape) != (slot.k,):
@@ -38,11 +46,34 @@ def selected_state(
             )
         made[key] = value.to(slot.state_dtype, copy=True)
     if "step" in entry:
-        made["step"] = torch.as_tensor(entry["step"]).detach().to(device_of_step, copy=True).float()
+        made["step"] = _count(entry["step"], f"step of parameter {label}").to(device_of_step)
     missing = [key for key in rule.required if key not in made]
     if made and missing:
         raise ValueError(f"the state of parameter {label} has no {missing[0]}: it is another optimizer's")
     return made
+
+
+def _count(value: object, label: str) -> Tensor:
+    if not isinstance(value, (Tensor, int, float)) or isinstance(value, bool):  # old torch saved plain numbers
+        raise ValueError(f"{label} must be a tensor of one number, got {value!r}")
+    count = torch.as_tensor(value).detach().cpu()
+    check_count(count, label)
+    return count.reshape(()).to(torch.float32, copy=True)
+
+
+def check_saved_groups(saved: Sequence[Mapping[str, Any]], rule: Rule) -> None:
+    """Refuses the hyper-parameters of another kind of optimizer.
+
+    Raises:
+        ValueError: a group lacks one of the rule's, or has another rule's.
+    """
+    others = {name for other in RULES.values() for name in other.numbers} - set(rule.numbers)
+    for position, group in enumerate(saved):
+        missing = [name for name in rule.signature if name not in group]
+        foreign = [name for name in group if name in others]
+        if missing or foreign:
+            what = f"no {missing[0]!r}" if missing else f"{foreign[0]!r}"
+            raise ValueError(f"the saved param group {position} has {what}: it is another optimizer's")
 
 
 def step_device(group: Mapping[str, Any], p: Tensor) -> torch.device:
@@ -72,7 +103,9 @@ def matched_groups(
     )
 
 
-def update_groups(groups: Sequence[dict[str, Any]], saved: Sequence[Mapping[str, Any]]) -> None:
+def update_groups(groups: Sequence[dict[str, Any]], saved: Sequence[Mapping[str, Any]], rule: Rule) -> None:
     """Takes the saved hyper-parameters over, in the groups' own dicts: whoever holds one sees them."""
     for group, other in zip(groups, saved, strict=True):
         group.update({key: copy.deepcopy(value) for key, value in other.items() if key != "params"})
+        if rule.decoupled:
+            group["decoupled_weight_decay"] = True
