@@ -8,9 +8,10 @@ no figure for a GPU: only the bytes that must move, and the time that takes at a
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
+
+import marked_regions
 
 from fgunlearn.benchmarks import floors
 
@@ -125,12 +126,7 @@ FIGURES = {"cpu": cpu, "gpus": gpus, "predictions": predictions}
 
 def rendered(text: str) -> str:
     """``text`` with everything between the marks written anew; ValueError where a mark is missing."""
-    for name, figure in FIGURES.items():
-        marks = re.compile(rf"(<!-- figures: {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
-        text, count = marks.subn(lambda found, figure=figure: found[1] + figure() + found[2], text)
-        if count != 1:
-            raise ValueError(f"the page has {count} marks '<!-- figures: {name} -->' ... '<!-- end -->', expected one")
-    return text
+    return marked_regions.rendered(text, FIGURES, "benchmarks/README.md")
 
 
 if __name__ == "__main__":

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import textwrap
 from pathlib import Path
 from typing import Any
 
+import marked_regions
 from rich.console import Console
 
 from fgunlearn.experiment.table import WIDTH, table, verdicts
@@ -124,12 +124,7 @@ FIGURES = {
 
 def rendered(text: str) -> str:
     """``text`` with everything between the marks measured; ValueError where a mark is missing."""
-    for name, figure in FIGURES.items():
-        marks = re.compile(rf"(<!-- figures: {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
-        text, count = marks.subn(lambda found, figure=figure: found[1] + figure() + found[2], text)
-        if count != 1:
-            raise ValueError(f"README.md has {count} marks '<!-- figures: {name} -->' ... '<!-- end -->', expected one")
-    return text
+    return marked_regions.rendered(text, FIGURES, "README.md")
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -47,26 +48,18 @@ def test_the_drop_in_change_runs_as_written_and_moves_the_selection_alone() -> N
     assert 0 < moved <= 2
 
 
-def test_every_figure_is_the_committed_measurement() -> None:
-    spec = importlib.util.spec_from_file_location("readme_figures", ROOT / "scripts" / "readme_figures.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    assert script.rendered(README) == README
-    with pytest.raises(ValueError, match="0 marks '<!-- figures: "):
-        script.rendered("nothing")
+def test_every_figure_is_the_committed_measurement(script: Callable[[str], ModuleType]) -> None:
+    readme_figures = script("readme_figures")
+    assert readme_figures.rendered(README) == README
+    with pytest.raises(ValueError, match=r"README\.md has 0 marks '<!-- figures: "):
+        readme_figures.rendered("nothing")
 
 
-def test_every_figure_of_the_benchmarks_page_is_the_committed_measurement() -> None:
-    spec = importlib.util.spec_from_file_location("benchmark_tables", ROOT / "scripts" / "benchmark_tables.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+def test_every_figure_of_the_benchmarks_page_is_the_committed_measurement(script: Callable[[str], ModuleType]) -> None:
+    benchmark_tables = script("benchmark_tables")
     page = (ROOT / "benchmarks" / "README.md").read_text()
-    assert script.rendered(page) == page
+    assert benchmark_tables.rendered(page) == page
     if not list((ROOT / "benchmarks" / "results").glob("cuda-*")):
-        assert "Not measured yet" in script.gpus()
-    with pytest.raises(ValueError, match="0 marks '<!-- figures: cpu -->'"):
-        script.rendered("nothing")
+        assert "Not measured yet" in benchmark_tables.gpus()
+    with pytest.raises(ValueError, match=r"benchmarks/README\.md has 0 marks '<!-- figures: cpu -->'"):
+        benchmark_tables.rendered("nothing")
