@@ -58,9 +58,9 @@ class SparseOptimizer(torch.optim.Optimizer):
             among those that require grad; refused where a model's selection meets several groups that share a shape.
         free_grads: replace each gradient during the backward pass, as soon as it is accumulated, by a sparse COO tensor
             of the selected coordinates, so that dense gradients never exist all at once. It holds k values and the
-            selected coordinates as int64, one per dimension. Micro-batches accumulate in it. torch's own clipping
-            refuses it: use :func:`fgunlearn.clip_grad_norm_`. DistributedDataParallel, which reduces dense gradients,
-            refuses it likewise.
+            selected coordinates as int64, one per dimension. Micro-batches accumulate in it. torch's own clipping by
+            norm refuses it before torch 2.14: use :func:`fgunlearn.clip_grad_norm_`. DistributedDataParallel, which
+            reduces dense gradients, refuses it in any version.
         freeze_untouched: switch ``requires_grad`` off for tensors without a selected coordinate, so that the backward
             pass skips their gradients, until :meth:`close` or the end of a ``with`` block or of the optimizer's life;
             see :meth:`backward_saving`. Nothing is frozen where nothing at all is selected: a loss without a graph has
