@@ -6,6 +6,7 @@ from fgunlearn import metrics, ops
 from fgunlearn.optim import SparseOptimizer, clip_grad_norm_, no_drift
 from fgunlearn.perturb import Ascent, Gaussian, Reset, Shrink, Zero, perturb_
 from fgunlearn.selection import RandomK, RandomTopK, Selection, TopK, randomk, score, select, topk
+from fgunlearn.spdgan import SPDGAN
 from fgunlearn.unlearning import Repair, Result, unlearn
 
 __version__: str = ops.BUILD_INFO["version"]
@@ -23,6 +24,7 @@ def build_info() -> dict[str, Any]:
 
 
 __all__ = [
+    "SPDGAN",
     "Ascent",
     "Gaussian",
     "RandomK",

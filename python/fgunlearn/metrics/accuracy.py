@@ -22,15 +22,23 @@ def logits_and_labels(model: nn.Module, loader: Loader) -> tuple[Tensor, Tensor]
     with evaluation_mode(model):
         for batch in loader:
             x, y = x_and_y(batch)
-            out = model(x.to(device))
-            if not isinstance(out, Tensor) or out.dim() != 2 or len(out) != len(y):
-                found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-                raise ValueError(f"model must return logits of shape ({len(y)}, classes) for this batch, got {found}")
-            logits.append(out.float())
+            logits.append(checked_logits(model(x.to(device)), y))
             labels.append(y.to(device))
     if not labels or sum(len(y) for y in labels) == 0:
         raise ValueError("the loader is empty: there is nothing to measure on")
     return torch.cat(logits), torch.cat(labels)
+
+
+def checked_logits(out: object, labels: Tensor) -> Tensor:
+    """What a model returned for a batch, as float32 logits (batch, classes).
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(out, Tensor) or out.dim() != 2 or len(out) != len(labels):
+        found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        raise ValueError(f"model must return logits of shape ({len(labels)}, classes) for this batch, got {found}")
+    return out.float()
 
 
 def accuracy(model: nn.Module, loader: Loader) -> float:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fgunlearn.batches import Loader, device_of, evaluation_mode, x_and_y
+from fgunlearn.batches import Loader
+from fgunlearn.features import features_of
 from fgunlearn.metrics.accuracy import logits_and_labels
 
 
@@ -53,7 +53,7 @@ def similarity(a: nn.Module, b: nn.Module, loader: Loader, *, layer: str | None 
         raise ValueError(f"the models' outputs differ in shape: {tuple(la.shape)} and {tuple(lb.shape)}")
     va, vb = _parameter_vectors(a, b)
     vb = vb.to(va.device)
-    fa, fb = _features(a, loader, layer), _features(b, loader, layer)
+    fa, fb = (features_of(model, loader, layer).double() for model in (a, b))
     return Similarity(
         js_divergence=_js_divergence(la.double(), lb.double()),
         agreement=float((la.argmax(1) == lb.argmax(1)).double().mean()),
@@ -80,42 +80,6 @@ def _parameter_vectors(a: nn.Module, b: nn.Module) -> tuple[Tensor, Tensor]:
         torch.cat([of_a[name].detach().double().reshape(-1) for name in of_a]),
         torch.cat([of_b[name].detach().double().reshape(-1) for name in of_a]),
     )
-
-
-def penultimate_layer(model: nn.Module) -> str:
-    """The name of the model's last ``nn.Linear``.
-
-    Raises:
-        ValueError: it has none.
-    """
-    names: list[str] = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    if not names:
-        raise ValueError("the model has no nn.Linear to take penultimate features from: name a module with layer=")
-    return names[-1]
-
-
-@torch.no_grad()
-def _features(model: nn.Module, loader: Loader, layer: str | None) -> Tensor:
-    name = penultimate_layer(model) if layer is None else layer
-    modules = dict(model.named_modules())
-    if name not in modules:
-        raise ValueError(f"layer must name a module of the model, got {layer!r}")
-    taken: list[Tensor] = []
-
-    def take(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        taken.append(inputs[0].detach().double().flatten(1))
-
-    handle = modules[name].register_forward_pre_hook(take)
-    device = device_of(model)
-    try:
-        with evaluation_mode(model):
-            for batch in loader:
-                model(x_and_y(batch)[0].to(device))
-    finally:
-        handle.remove()
-    if not taken:
-        raise ValueError(f"layer {name!r} is not reached by the model's forward pass")
-    return torch.cat(taken)
 
 
 def _linear_cka(x: Tensor, y: Tensor) -> float:

@@ -1,0 +1,78 @@
+"""Features inside a model: the input of a named layer, with its gradient, whatever else the model does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fgunlearn.batches import Loader, device_of, evaluation_mode, x_and_y
+
+
+def penultimate_layer(model: nn.Module) -> str:
+    """The name of the model's last ``nn.Linear``: its input is called the penultimate features.
+
+    Raises:
+        ValueError: it has none.
+    """
+    names: list[str] = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not names:
+        raise ValueError("the model has no nn.Linear to take penultimate features from: name a module with layer=")
+    return names[-1]
+
+
+class InputOf:
+    """A function of a batch x: what the module ``layer`` of the model is given, float (batch, features).
+
+    The model's parameters and buffers are constants to it (no gradient reaches them, and nothing of the model is
+    changed but for what its own forward pass changes), while x gets its gradient. Put the model in the mode it is to
+    be looked at in.
+
+    Args:
+        model: the model to look into.
+        layer: name of one of its modules; the last ``nn.Linear`` when None.
+
+    Raises:
+        ValueError: no such layer, or none to be found; when called, a layer that the forward pass does not reach.
+    """
+
+    def __init__(self, model: nn.Module, layer: str | None = None) -> None:
+        name = penultimate_layer(model) if layer is None else layer
+        if name not in dict(model.named_modules()):
+            raise ValueError(f"layer must name a module of the model, got {layer!r}")
+        self._model, self._name = model, name
+        self._constants = {key: value.detach() for key, value in (*model.named_parameters(), *model.named_buffers())}
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Float (batch, features), in the precision that the model computes in."""
+        taken: list[Tensor] = []
+
+        def take(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            taken.append(inputs[0].flatten(1))
+
+        handle = self._model.get_submodule(self._name).register_forward_pre_hook(take)
+        try:
+            functional_call(self._model, self._constants, (x,))
+        finally:
+            handle.remove()
+        if not taken:
+            raise ValueError(f"layer {self._name!r} is not reached by the model's forward pass")
+        return taken[-1]
+
+
+@torch.no_grad()
+def features_of(model: nn.Module, loader: Loader, layer: str | None = None) -> Tensor:
+    """The input of ``layer`` over all ``(x, y)`` batches of a loader, in eval mode: float (samples, features).
+
+    Raises:
+        ValueError: as :class:`InputOf`; an empty loader.
+        TypeError: batches that are not ``(x, y)``.
+    """
+    look, device = InputOf(model, layer), device_of(model)
+    with evaluation_mode(model):
+        taken = [look(x_and_y(batch)[0].to(device)) for batch in loader]
+    if not taken:
+        raise ValueError("the loader is empty")
+    return torch.cat(taken)

@@ -1,0 +1,56 @@
+"""Confidence intervals by resampling: what a figure would have been, had chance picked other samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure and the interval that resampling puts around it: ``low`` to ``high`` hold 95% of the resampled values.
+
+    It is about the samples alone: that another seed would have trained another model is not in it.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies on one side of 0."""
+        return self.low > 0.0 or self.high < 0.0
+
+
+_ROWS = 256  # resamplings worked on at a time
+
+
+def resampled_means(values: Tensor, resamples: int, seed: int) -> Tensor:
+    """The means of ``resamples`` draws with replacement of as many rows as there are, float64 (resamples, columns).
+
+    Args:
+        values: (samples, columns), one sample or more: the columns are drawn together.
+        resamples: how many draws.
+        seed: of the draws, a function of it and the number of samples alone.
+    """
+    values = values.double().cpu()
+    n = len(values)
+    generator = torch.Generator().manual_seed(seed)
+    means = []
+    for start in range(0, resamples, _ROWS):
+        rows = min(_ROWS, resamples - start)
+        drawn = torch.randint(n, (rows, n), generator=generator)
+        counts = torch.zeros(rows, n, dtype=torch.float64).scatter_add_(
+            1, drawn, torch.ones(rows, n, dtype=torch.float64)
+        )
+        means.append(counts @ values / n)
+    return torch.cat(means)
+
+
+def interval(value: float, resampled: Tensor) -> Interval:
+    """The percentile interval, 2.5% to 97.5%, of resampled values, 1-D."""
+    low, high = torch.quantile(resampled.double(), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Interval(value, low, high)

@@ -1,0 +1,187 @@
+"""Training the generator: off the source model's distribution, on the manifold of the data, and subtly.
+
+Source of the losses: the critic's and generator's hinge losses are those of Lim and Ye, Geometric GAN, 2017
+(arXiv 1705.02894); the shift is the squared MMD of Gretton et al., JMLR 2012.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from fgunlearn.metrics.mmd import median_bandwidth, squared_mmd
+from fgunlearn.spdgan.networks import Critic
+from fgunlearn.spdgan.settings import Fitting
+
+Look = Callable[[Tensor], Tensor]
+"""From samples in unit range to features of a model."""
+
+Perturb = Callable[[nn.Module, Tensor, float], Tensor]
+"""From a generator, samples in unit range and a scale to perturbed samples in unit range."""
+
+_BETAS = (0.5, 0.9)  # of Adam, as usual for hinge losses with spectral normalisation (Miyato et al., ICLR 2018)
+_GAIN = 1.01  # of the held-out shift, below which it is said to have levelled off
+_MOST_HELDOUT = 512  # samples of either set that the held-out shift is taken over
+
+
+@dataclass
+class History:
+    """Training, step by step. Shifts are squared MMDs, magnitudes in units of the data's range.
+
+    Attributes:
+        shift: of a batch against the reference data, per step.
+        magnitude: rms(x~ - x) of a batch, per step.
+        generator_loss: per step.
+        critic_loss: per step; empty without a critic.
+        heldout_step: the steps after which the held-out forget data was looked at.
+        heldout_shift: what was found there, with the averaged generator.
+        stopped: whether training ended because that had levelled off.
+    """
+
+    shift: list[float] = field(default_factory=list)
+    magnitude: list[float] = field(default_factory=list)
+    generator_loss: list[float] = field(default_factory=list)
+    critic_loss: list[float] = field(default_factory=list)
+    heldout_step: list[int] = field(default_factory=list)
+    heldout_shift: list[float] = field(default_factory=list)
+    stopped: bool = False
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a generator is trained on, all in unit range and on one device.
+
+    Attributes:
+        inputs: sets of samples that the generator perturbs; each gives an equal share of a batch.
+        reference: samples that the critic holds for real, and that the shift is measured against.
+        heldout: forget samples that are not among the inputs.
+    """
+
+    inputs: Sequence[Tensor]
+    reference: Tensor
+    heldout: Tensor
+
+
+def fit_generator(
+    generator: nn.Module,
+    material: Material,
+    looks: Sequence[Look],
+    perturb: Perturb,
+    settings: Fitting,
+    width: int,
+    seed: int,
+    tick: Callable[[], None],
+) -> tuple[nn.Module, History]:
+    """Trains a generator, and returns its moving average, in eval mode.
+
+    Raises:
+        FloatingPointError: a loss or a weight became NaN or infinite.
+    """
+    device = material.reference.device
+    draws = torch.Generator().manual_seed(seed)
+    critic = _Critic(material.reference, width, settings, seed) if settings.critic_weight > 0 else None
+    shifts = [_Shift(look, material.reference, settings.batch, draws) for look in looks]
+    optimizer = torch.optim.Adam(generator.parameters(), settings.lr, betas=_BETAS)
+    average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(settings.average))
+    history, best, waited = History(), -torch.inf, 0
+    pending: dict[str, list[Tensor]] = {"shift": [], "magnitude": [], "generator_loss": [], "critic_loss": []}
+    generator.train()
+    for step in range(1, settings.steps + 1):
+        x = torch.cat([_drawn(part, settings.batch, len(material.inputs), draws) for part in material.inputs])
+        shifted = perturb(generator, x, 1.0)
+        if critic is not None:
+            pending["critic_loss"].append(critic.step(shifted.detach(), draws))
+        shift = torch.stack([look(shifted) for look in shifts]).mean()
+        magnitude = (shifted - x).square().mean().sqrt()
+        loss = settings.magnitude_weight * F.relu(magnitude - settings.magnitude) - settings.shift_weight * shift
+        if critic is not None:
+            loss = loss - settings.critic_weight * critic.network(shifted - 0.5).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        average.update_parameters(generator)
+        for name, value in (("shift", shift), ("magnitude", magnitude), ("generator_loss", loss)):
+            pending[name].append(value.detach())
+        tick()
+        if step % settings.check_every and step < settings.steps:
+            continue
+        _settle(pending, history, step)  # the one wait for the device
+        with torch.no_grad():
+            asked = material.heldout[:_MOST_HELDOUT]
+            found = torch.stack([look.heldout(perturb(average.module, asked, 1.0)) for look in shifts]).mean()
+        history.heldout_step.append(step)
+        history.heldout_shift.append(float(found))
+        waited = 0 if history.heldout_shift[-1] > _GAIN * max(best, 0.0) else waited + 1
+        best = max(best, history.heldout_shift[-1])
+        if waited >= settings.patience:
+            history.stopped = True
+            break
+    made: nn.Module = average.module.to(device).eval().requires_grad_(False)
+    if not all(bool(p.isfinite().all()) for p in made.parameters()):
+        raise _diverged("a weight of the generator", len(history.shift))
+    return made, history
+
+
+class _Critic:
+    """The critic, and one step of its training."""
+
+    def __init__(self, reference: Tensor, width: int, settings: Fitting, seed: int) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed + 1)
+            self.network = Critic(reference.shape[1:], width).to(reference.device)
+        self._reference, self._batch = reference, settings.batch
+        self._optimizer = torch.optim.Adam(self.network.parameters(), settings.lr, betas=_BETAS)
+
+    def step(self, shifted: Tensor, draws: torch.Generator) -> Tensor:
+        real = _drawn(self._reference, self._batch, 1, draws)
+        loss = F.relu(1.0 - self.network(real - 0.5)).mean() + F.relu(1.0 + self.network(shifted - 0.5)).mean()
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._optimizer.step()
+        return loss.detach()
+
+
+class _Shift:
+    """The squared MMD between a model's features of perturbed samples and of the reference."""
+
+    def __init__(self, look: Look, reference: Tensor, batch: int, draws: torch.Generator) -> None:
+        self._look, self._draws = look, draws
+        self._rows = 2 * batch
+        with torch.no_grad():
+            self._reference = torch.cat([look(part) for part in reference.split(256)]).float()
+        self._bandwidth = median_bandwidth(self._reference)
+
+    def __call__(self, shifted: Tensor) -> Tensor:
+        return squared_mmd(self._look(shifted), _drawn(self._reference, self._rows, 1, self._draws), self._bandwidth)
+
+    def heldout(self, shifted: Tensor) -> Tensor:
+        return squared_mmd(self._look(shifted), self._reference[:_MOST_HELDOUT], self._bandwidth)
+
+
+def _drawn(samples: Tensor, batch: int, parts: int, draws: torch.Generator) -> Tensor:
+    """One of ``parts`` equal shares of a batch, drawn with replacement; never fewer than one sample."""
+    chosen = torch.randint(len(samples), (max(1, batch // parts),), generator=draws)
+    return samples[chosen.to(samples.device)]
+
+
+def _settle(pending: dict[str, list[Tensor]], history: History, step: int) -> None:
+    for name, values in pending.items():
+        if not values:
+            continue
+        floats: list[float] = torch.stack(values).tolist()
+        values.clear()
+        getattr(history, name).extend(floats)
+        bad = next((i for i, value in enumerate(floats) if value != value or abs(value) == torch.inf), None)
+        if bad is not None:
+            raise _diverged(name.replace("_", " "), step - len(floats) + bad + 1)
+
+
+def _diverged(what: str, step: int) -> FloatingPointError:
+    return FloatingPointError(
+        f"the SPD-GAN diverged: {what} is NaN or infinite at step {step}; a smaller lr, eps or shift_weight may help"
+    )

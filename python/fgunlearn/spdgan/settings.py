@@ -1,0 +1,58 @@
+"""What a fit is made of, as data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitting:
+    """How an :class:`fgunlearn.SPDGAN` is trained, and when it stops.
+
+    Args:
+        steps: at most this many; each trains the critic once and the generator once.
+        batch: samples per step, at least 2.
+        lr: of Adam, for both networks.
+        critic_weight: of -D(x~); 0 trains no critic.
+        shift_weight: lambda_shift, of the squared MMD that is to grow.
+        magnitude_weight: lambda_mag, of what rms(x~ - x) exceeds ``magnitude`` by.
+        magnitude: c, in units of the data's range.
+        accuracy_budget: how much accuracy on the forget data the source model may lose to the perturbation, in [0, 1];
+            what was learned is scaled down until it keeps to that. None for no such limit.
+        average: decay of the generator's moving average, per step.
+        heldout_share: share of the forget data that is kept out of training, to see where the shift levels off.
+        check_every: steps between two looks at it.
+        patience: looks without a gain of 1% before training stops.
+    """
+
+    steps: int = 400
+    batch: int = 64
+    lr: float = 1e-3
+    critic_weight: float = 1.0
+    shift_weight: float = 10.0
+    magnitude_weight: float = 10.0
+    magnitude: float = 0.05
+    accuracy_budget: float | None = 0.1
+    average: float = 0.98
+    heldout_share: float = 0.2
+    check_every: int = 25
+    patience: int = 4
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("batch", 2), ("check_every", 1), ("patience", 1)):
+            value = getattr(self, name)
+            if not (isinstance(value, int) and value >= least):
+                raise ValueError(f"{name} must be an int >= {least}, got {value!r}")
+        for name in ("critic_weight", "shift_weight", "magnitude_weight", "magnitude"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} must be finite and >= 0, got {value}")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise ValueError(f"lr must be finite and > 0, got {self.lr}")
+        if self.accuracy_budget is not None and not 0.0 <= self.accuracy_budget <= 1.0:
+            raise ValueError(f"accuracy_budget must be in [0, 1] or None, got {self.accuracy_budget}")
+        for name in ("average", "heldout_share"):
+            value = getattr(self, name)
+            if not 0.0 <= value < 1.0:
+                raise ValueError(f"{name} must be in [0, 1), got {value}")
