@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from fgunlearn.experiment import demo, trial
+from fgunlearn.experiment import demo
 from fgunlearn.experiment.data import Dataset
 from fgunlearn.experiment.demo import Demo
 from fgunlearn.experiment.recipes import recipes
+from fgunlearn.experiment.results import mean_and_deviation, write_json
 from fgunlearn.experiment.table import WIDTH, table, verdicts
 from fgunlearn.experiment.training import Training
 
@@ -90,12 +90,12 @@ def test_the_summary_is_mean_and_standard_deviation_over_seeds(results: dict[str
 
 
 def test_figures_that_are_not_defined_for_a_seed_are_left_out() -> None:
-    assert demo.mean_and_deviation([1.0, math.nan, 3.0]) == {
+    assert mean_and_deviation([1.0, math.nan, 3.0]) == {
         "mean": 2.0,
         "std": pytest.approx(math.sqrt(2)),
         "seeds": 2,
     }
-    nothing = demo.mean_and_deviation([math.nan, math.nan])
+    nothing = mean_and_deviation([math.nan, math.nan])
     assert math.isnan(nothing["mean"])
     assert nothing["seeds"] == 0
 
@@ -139,7 +139,7 @@ def test_the_table_and_the_verdicts_show_every_model(results: dict[str, Any]) ->
 
 
 def test_the_json_file_is_valid_json_without_nan(results: dict[str, Any], tmp_path: Path) -> None:
-    demo.write_json({**results, "undefined": [math.nan, math.inf]}, tmp_path / "out.json")
+    write_json({**results, "undefined": [math.nan, math.inf]}, tmp_path / "out.json")
     read = json.loads((tmp_path / "out.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
     assert read["undefined"] == [None, None]
     assert len(read["tasks"]) == 6
@@ -153,28 +153,3 @@ def test_worker_processes_give_the_same_figures(source: str, results: dict[str, 
         for row, same in zip(task["rows"], other["rows"], strict=True):
             assert row["accuracy_test"] == same["accuracy_test"], row["name"]
             assert row.get("changed") == same.get("changed"), row["name"]
-
-
-def _die(task: trial.Task) -> dict[str, Any]:
-    os._exit(3)
-
-
-def _refuse(task: trial.Task) -> dict[str, Any]:
-    raise ValueError(f"no {task.scenario}")
-
-
-@pytest.fixture
-def two_tasks(source: str) -> list[trial.Task]:
-    return [trial.Task(source, "random", seed, TINY) for seed in (0, 1)]
-
-
-def test_a_worker_that_dies_ends_the_run(two_tasks: list[trial.Task]) -> None:
-    from concurrent.futures.process import BrokenProcessPool
-
-    with pytest.raises(BrokenProcessPool), demo._workers(2) as pool:
-        pool.submit(_die, two_tasks[0]).result()
-
-
-def test_an_error_in_a_worker_comes_out_as_it_is(two_tasks: list[trial.Task]) -> None:
-    with pytest.raises(ValueError, match="no random"), demo._workers(1) as pool:
-        pool.submit(_refuse, two_tasks[0]).result()

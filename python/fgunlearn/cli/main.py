@@ -74,6 +74,7 @@ def demo(
     """
     from fgunlearn.experiment import demo as demonstration
     from fgunlearn.experiment import scenarios
+    from fgunlearn.experiment.results import write_json
     from fgunlearn.experiment.table import WIDTH, table, verdicts
     from fgunlearn.experiment.training import Training
 
@@ -99,7 +100,7 @@ def demo(
         limit=limit,
     )
     results = demonstration.run(settings)
-    demonstration.write_json(results, out)
+    write_json(results, out)
     console = Console()
     console = Console(width=max(console.width, WIDTH))
     console.print(table(results))

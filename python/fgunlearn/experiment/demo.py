@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import math
-import multiprocessing
-import os
-import signal
 import statistics
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fgunlearn import machine, ops
-from fgunlearn.experiment import data, scenarios, trial
+from fgunlearn.experiment import data, pool, scenarios, trial
 from fgunlearn.experiment.recipes import recipes
+from fgunlearn.experiment.results import mean_and_deviation
 from fgunlearn.experiment.training import Training
-from fgunlearn.files import replacing
 from fgunlearn.progress import bar
 
 GAP_LIMIT = 0.01
@@ -65,15 +55,14 @@ def run(demo: Demo, progress: bool = True) -> dict[str, Any]:
         for seed in demo.seeds
         for scenario in demo.scenarios
     ]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    jobs = min(demo.jobs or cores, len(tasks))
+    jobs = min(demo.jobs or pool.cores(), len(tasks))
     with tempfile.TemporaryDirectory(prefix="fgunlearn-demo-") as folder:
         decoded = Path(folder) / "data.safetensors"
         data.read(demo.source).save(decoded)
         tasks = [replace(task, source=f"tensors:{decoded}") for task in tasks]
         with bar(progress) as display:
             ticker = display.add_task(f"{len(tasks)} tasks on {jobs} processes", total=len(tasks))
-            results = _run_all(tasks, jobs, lambda: display.advance(ticker))
+            results = pool.run_all(trial.run, tasks, jobs, lambda: display.advance(ticker))
     results.sort(key=lambda r: (demo.scenarios.index(r["scenario"]), r["seed"]))
     return {
         "fgunlearn": ops.BUILD_INFO["version"],
@@ -83,55 +72,6 @@ def run(demo: Demo, progress: bool = True) -> dict[str, Any]:
         "tasks": results,
         "summary": summarise(results),
     }
-
-
-def _run_all(tasks: list[trial.Task], jobs: int, tick: Callable[[], None]) -> list[dict[str, Any]]:
-    results = []
-    if jobs == 1:
-        threads = torch.get_num_threads()
-        trial.use_one_thread()
-        try:
-            for task in tasks:
-                results.append(trial.run(task))
-                tick()
-        finally:
-            torch.set_num_threads(threads)
-        return results
-    with _workers(jobs) as pool:
-        with _unheard_interrupts():
-            waiting = [pool.submit(trial.run, task) for task in tasks]
-        for done in as_completed(waiting):
-            results.append(done.result())
-            tick()
-    return results
-
-
-@contextmanager
-def _workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes that are all gone when the block ends, also after an error, a worker's death or Ctrl-C."""
-    others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), trial.use_one_thread)
-    try:
-        yield pool
-    except BaseException:
-        for worker in set(multiprocessing.active_children()) - others:
-            worker.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _unheard_interrupts() -> Iterator[None]:
-    """Processes started in this block ignore Ctrl-C all their life: it is the parent that ends them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def summarise(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -164,29 +104,3 @@ def summarise(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         met = best["largest_gap"] <= GAP_LIMIT and best["acceleration"]["mean"] >= ACCELERATION_LIMIT
         summary.append({"scenario": scenario, "seeds": len(runs), "rows": rows, "best": best["name"], "met": met})
     return summary
-
-
-def mean_and_deviation(values: Sequence[float]) -> dict[str, float]:
-    """Mean, sample standard deviation and number of the values that are defined; NaN where there are too few."""
-    defined = [value for value in values if not math.isnan(value)]
-    return {
-        "mean": statistics.fmean(defined) if defined else math.nan,
-        "std": statistics.stdev(defined) if len(defined) > 1 else math.nan,
-        "seeds": len(defined),
-    }
-
-
-def write_json(results: dict[str, Any], path: Path) -> None:
-    """Writes the results, replacing the file at once; NaN becomes null, as JSON has none."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(_without_nan(results), indent=1) + "\n")
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
-    return value

@@ -31,12 +31,12 @@ class Scenario:
     like_forget: Samples
 
 
-def make(name: str, split: Split, seed: int) -> Scenario:
+def make(name: str, split: Split, seed: int, share: float = FORGET_SHARE) -> Scenario:
     """The scenario of that name, a function of the split and the seed.
 
-    - random: a uniform 10% of the training samples.
+    - random: a uniform ``share`` of the training samples, 10% by default.
     - class: all training samples of class (3 * seed + 1) mod the number of classes.
-    - mislabel: a uniform 10%, each with a wrong label, uniform among the others; the source is trained on those labels,
+    - mislabel: a uniform ``share``, each with a wrong label, uniform among the others; the source is trained on those labels,
       and D_u keeps them.
 
     Raises:
@@ -55,7 +55,7 @@ def make(name: str, split: Split, seed: int) -> Scenario:
         same = test.labels == forgotten
         like_forget, test = test.take(same), test.take(~same)
     else:
-        chosen[torch.randperm(len(train), generator=generator)[: round(FORGET_SHARE * len(train))]] = True
+        chosen[torch.randperm(len(train), generator=generator)[: round(share * len(train))]] = True
         like_forget = test
     if name == "mislabel":
         shift = torch.randint(1, classes, labels.shape, generator=generator)

@@ -7,7 +7,6 @@ import dataclasses
 import time
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -184,8 +183,3 @@ def _short_retraining(
         **measure.of(model, seconds),
         "acceleration": metrics.acceleration_ratio(retrain_seconds, seconds),
     }
-
-
-def use_one_thread() -> None:
-    """For worker processes, one per core: more threads than cores only get in each other's way."""
-    torch.set_num_threads(1)

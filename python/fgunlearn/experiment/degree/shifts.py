@@ -1,0 +1,84 @@
+"""The ways to shift data that the study compares: SPD-GAN, SPD-GAN without a part, and noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fgunlearn.experiment.data import Batches
+from fgunlearn.experiment.degree.models import Models
+from fgunlearn.metrics import unlearning_degree
+from fgunlearn.spdgan import SPDGAN, Fitting
+
+PLAIN = "none"
+GAN = "SPD-GAN"
+NOISE = "noise, same budget"
+ABLATIONS: dict[str, Callable[[Fitting], Fitting]] = {
+    "without critic": lambda f: replace(f, critic_weight=0.0),
+    "without shift term": lambda f: replace(f, shift_weight=0.0),
+    "without magnitude term": lambda f: replace(f, magnitude_weight=0.0),
+}
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Gaussian noise with the same root mean square on every sample, in units of the data's range.
+
+    A function of the sample's values and the seed alone, so that both models of a comparison see the same.
+
+    Attributes:
+        rms: before clamping to the range.
+        low: of the range, (channels,).
+        high: of the range.
+        seed: of the noise.
+    """
+
+    rms: float
+    low: Tensor
+    high: Tensor
+    seed: int
+
+    def perturb(self, x: Tensor) -> Tensor:
+        """Of x's shape and dtype."""
+        shape = (1, -1, *(1 for _ in x.shape[2:]))
+        low, high = self.low.reshape(shape), self.high.reshape(shape)
+        drawn = torch.randn(x.shape, generator=torch.Generator().manual_seed(self.seed))
+        return (x + self.rms * (high - low) * drawn).clamp(low, high).to(x.dtype)
+
+
+def fitted(models: Models, forget: Batches, train: Batches, gan: SPDGAN, looked_at: str = "source") -> SPDGAN:
+    """An SPDGAN that looks through the source model, the independent one, or both."""
+    seen = {
+        "source": [models.source],
+        "independent": [models.independent],
+        "both": [models.source, models.independent],
+    }[looked_at]
+    return gan.fit(models.source, forget, train, features=seen)
+
+
+def noise_of_the_same_size(gan: SPDGAN, forget: Batches, seed: int) -> Noise:
+    """As large, in root mean square over the forget data, as what the generator does to it."""
+    scope = gan.fitted.range
+    squares, count = 0.0, 0
+    for x, _ in forget:
+        moved = scope.to_unit(gan.perturb(x)) - scope.to_unit(x)
+        squares += float(moved.double().square().sum())
+        count += moved.numel()
+    return Noise((squares / count) ** 0.5, scope.low, scope.high, seed)
+
+
+def noise_of_the_same_budget(gan: SPDGAN, models: Models, forget: Batches, seed: int) -> Noise:
+    """As large as the accuracy budget of the generator allows, by bisection."""
+    scope, budget = gan.fitted.range, gan.fitting.accuracy_budget
+    kept, lost = 0.0, 1.0
+    for _ in range(10):
+        middle = 0.5 * (kept + lost)
+        tried = unlearning_degree(
+            models.source, models.source, forget, Noise(middle, scope.low, scope.high, seed), resamples=1
+        )
+        within = budget is None or tried.source_accuracy_unshifted - tried.source_accuracy <= budget
+        kept, lost = (middle, lost) if within else (kept, middle)
+    return Noise(kept, scope.low, scope.high, seed)
