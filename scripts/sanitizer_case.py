@@ -152,6 +152,34 @@ def _sparse_take(case: Case) -> Results:
     return [values.detach(), *torch.autograd.grad(values.square().sum(), theta)]
 
 
+# Of spd_perturb: norm, samples, and whether each has its own eps. Samples in registers, in tiles, and in one piece.
+_SHIFTS = (("none", 1, False), ("none", 3, True), ("l2", 100, False), ("l2", 2, True), ("linf", 7, True))
+
+
+def _shifts(case: Case) -> list[tuple[Tensor, Tensor, Sequence[object]]]:
+    """x, g and the other arguments of spd_perturb. Nothing is near a limit, where a last bit decides on a gradient."""
+    made = []
+    for norm, samples, each in _SHIFTS:
+        size = max(case.numels) // samples
+        x, g = (t.reshape(samples, size) for t in case.normal(numels=[samples * size] * 2))
+        eps = torch.linspace(0.1, 0.2, samples).to(case.device) if each else None
+        made.append((torch.where(x > 0, 0.5, 2.0), g, (eps, 0.2, norm, 0.15, 0.0, 1.0)))
+    return made
+
+
+def _spd_perturb(case: Case) -> Results:
+    return [t for x, g, rule in _shifts(case) for t in ops.spd_perturb(x, g, *rule)]
+
+
+def _spd_perturb_backward(case: Case) -> Results:
+    results = []
+    for x, g, rule in _shifts(case):
+        norms = ops.spd_perturb(x, g, *rule)[1]
+        grad = case.normal(numels=[x.numel()])[0].reshape(x.shape)
+        results += ops.spd_perturb_backward(grad, x, g, norms, *rule, True, True)
+    return results
+
+
 def _sgd(case: Case) -> Results:
     params, grads, indices = case.normal(), case.normal(), case.indices()
     momenta = case.zeros([index.numel() for index in indices])
@@ -188,6 +216,8 @@ CASES: dict[str, Callable[[Case], Results]] = {
     "sparse_scatter_": _scatter,
     "sparse_sgd_": _sgd,
     "sparse_take": _sparse_take,
+    "spd_perturb": _spd_perturb,
+    "spd_perturb_backward": _spd_perturb_backward,
     "topk_select": _top_k,
     "topk_select_each": _top_k_each,
     "topk_select_packed": _top_k_packed,

@@ -6,6 +6,7 @@ nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,7 @@ from fgunlearn.ops.select import (
     topk_select_ref,
 )
 from fgunlearn.ops.sparse_add import sparse_add_ref, sparse_take_ref
+from fgunlearn.ops.spd_perturb import spd_perturb_ref
 from fgunlearn.ops.update import sparse_adam_ref, sparse_sgd_ref
 
 Arguments = tuple[Any, ...]
@@ -36,7 +38,7 @@ class Case:
     ``writes`` are the positions of the arguments that are written to. Outputs are what is returned and then what is
     written, in one list of tensors: ``reference`` gives the same. ``tolerance`` is towards the reference, relative,
     by dtype; 0 is bit for bit. ``between_devices`` is that towards the CPU. ``waits``: on CUDA the host waits for the
-    result.
+    result. ``raw``: called as torch.ops.fgunlearn has it; the public function has other arguments, or there is none.
     """
 
     op: str
@@ -46,9 +48,10 @@ class Case:
     tolerance: dict[torch.dtype, float] = field(default_factory=dict)
     between_devices: float = 0.0
     waits: bool = False
+    raw: bool = False
 
     def run(self, arguments: Arguments) -> list[Tensor]:
-        returned = getattr(ops, self.op)(*arguments)
+        returned = getattr(torch.ops.fgunlearn if self.raw else ops, self.op)(*arguments)
         return [*leaves(returned), *leaves([arguments[at] for at in self.writes])]
 
     def expected(self, arguments: Arguments) -> list[Tensor]:
@@ -187,6 +190,54 @@ def _add(dtype: torch.dtype, seed: int) -> Arguments:
     return theta, index, torch.randn(index.numel(), generator=torch.Generator().manual_seed(seed + 2))
 
 
+def _shift(seed: int, shape: tuple[int, ...], dtype: torch.dtype, norm: str, each: bool) -> Arguments:
+    """x + delta is not near a limit, where a last bit decides on a gradient; every fourth sample is inside the ball."""
+    generator = torch.Generator().manual_seed(seed)
+    room = torch.Size([math.prod(shape) + 3])
+    place = torch.randint(0, 3, room, generator=generator)
+    x = torch.tensor([-2.0, 0.35, 2.0])[place] + 0.3 * torch.rand(room, generator=generator)
+    g = 2 * torch.randn(room, generator=generator)
+    x, g = (t.to(dtype)[3 * (seed % 2) :][: math.prod(shape)].reshape(shape) for t in (x, g))
+    g[::4] *= 1e-3
+    eps = 0.05 + 0.2 * torch.rand(shape[0], generator=generator) if each else None
+    return x, g, eps, 0.2, norm, 0.15 if norm == "linf" else 1.5, 0.0, 1.0
+
+
+def _shift_ref(
+    x: Tensor, g: Tensor, each: Tensor | None, eps: float, norm: str, radius: float, lo: float, hi: float
+) -> tuple[Tensor, Tensor]:
+    used = eps if each is None else each
+    out = spd_perturb_ref(x, g, eps=used, norm=norm, radius=radius, lo=lo, hi=hi)
+    delta = (used if each is None else used.double().reshape(-1, *[1] * (x.dim() - 1))) * torch.tanh(g.double())
+    order = {"l2": 2.0, "linf": torch.inf}.get(norm)
+    norms = delta.new_empty(0) if order is None else torch.linalg.vector_norm(delta.flatten(1), order, dim=1)
+    return out, norms.to(state_dtype(x))
+
+
+def _shift_backward(seed: int, shape: tuple[int, ...], dtype: torch.dtype, norm: str, each: bool) -> Arguments:
+    x, g, *rule = _shift(seed, shape, dtype, norm, each)
+    grad = torch.randn(shape, generator=torch.Generator().manual_seed(seed + 1)).to(dtype)
+    return grad, x, g, _shift_ref(x, g, *rule)[1], *rule, True, True
+
+
+def _shift_backward_ref(grad: Tensor, x: Tensor, g: Tensor, norms: Tensor, *how: Any) -> tuple[Tensor, ...]:
+    *rule, to_x, to_g = how
+    assert to_x
+    assert to_g
+    x, g = x.detach().requires_grad_(), g.detach().requires_grad_()
+    return torch.autograd.grad(_shift_ref(x, g, *rule)[0], (x, g), grad)
+
+
+_SHIFTS = {
+    "plain": ((3, 2, 5, 7), torch.float32, "none", False),
+    "eps for each": ((5, 70_003), torch.bfloat16, "none", True),
+    "many small l2": ((700, 1, 8, 8), torch.float32, "l2", False),
+    "small linf": ((9, 3, 31, 33), torch.float16, "linf", True),
+    "l2": ((3, 3, 101, 103), torch.float32, "l2", True),
+    "linf": ((2, 20_001), torch.bfloat16, "linf", False),
+    "l2 in float64": ((3, 9_001), torch.float64, "l2", False),
+}
+
 CASES: dict[str, Case] = {
     "topk_select": Case("topk_select", lambda seed: (tensors(seed), 4_321), topk_select_ref, waits=True),
     "topk_select without float64": Case(
@@ -294,5 +345,20 @@ CASES: dict[str, Case] = {
             tolerance=_ROUNDING,
         )
         for name, decoupled, amsgrad in (("adam", False, False), ("adamw", True, False), ("amsgrad", False, True))
+    },
+    **{
+        f"{op} {name}": Case(
+            op,
+            lambda seed, make=make, how=how: make(seed, *how),
+            reference,
+            tolerance={dtype: 8 * rounding for dtype, rounding in _ROUNDING.items()},
+            between_devices=0.0 if how[2] == "none" else _ROUNDING[how[1]],
+            raw=True,
+        )
+        for op, make, reference in (
+            ("spd_perturb", _shift, _shift_ref),
+            ("spd_perturb_backward", _shift_backward, _shift_backward_ref),
+        )
+        for name, how in _SHIFTS.items()
     },
 }

@@ -8,24 +8,10 @@
 #include <type_traits>
 
 #include "core/dtype.h"
+#include "cpu/isa/convert.h"
 #include "cpu/isa/table.h"
 
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
-
 namespace fgunlearn::cpu::FGU_ISA {
-
-// The next gradients as floats. Half conversion has an instruction but no form the compiler would vectorise.
-inline void load_f32(const f16_t* g, int64_t n, float* out) {
-  int64_t i = 0;
-#if defined(__AVX2__)
-  for (; i + 8 <= n; i += 8) {
-    _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(g + i))));
-  }
-#endif
-  for (; i < n; ++i) out[i] = to_f32(g[i]);
-}
 
 // The sign bit cleared, also of -0 and NaN, as torch.abs does; the compiler makes it one vector instruction.
 inline float magnitude(float x) { return __builtin_fabsf(x); }
@@ -51,7 +37,7 @@ void accumulate(void* score, const void* grad, int64_t n, double weight, ScoreKi
     float floats[tile];
     for (int64_t i = 0; i < n; i += tile) {
       const int64_t count = n - i < tile ? n - i : tile;
-      load_f32(g + i, count, floats);
+      widen(g + i, count, floats);
       accumulate<float, float>(s + i, floats, count, weight, kind);
     }
     return;

@@ -10,6 +10,7 @@
 #include "core/dtype.h"
 #include "core/perturb.h"
 #include "core/score.h"
+#include "core/spd_perturb.h"
 
 namespace fgunlearn::cpu {
 
@@ -20,6 +21,12 @@ struct Classified {
   int64_t above = 0;     // keys >= high
   int64_t between = 0;   // low <= key < high
   uint64_t largest = 0;  // largest key seen; above infinity when there is a NaN
+};
+
+// Sums over a part of one sample, for the pull of its ball.
+struct SpdSums {
+  double product = 0.0;  // <tanh(g), what the clamp lets through of the gradient>
+  int64_t ties = 0;      // elements at the norm: linf
 };
 
 // Kernel table. Every pointer is set in every table.
@@ -40,6 +47,16 @@ struct Isa {
 
   // perturb: out[j] = the normal or uniform draw at global index first + index[j].
   void (*draw)(Draw kind, uint64_t seed, uint32_t stream, int64_t first, const int64_t* index, int64_t n, double* out);
+
+  // spd_perturb, over n contiguous elements of one sample, by DType: x~; the sum of tanh(g)^2 and the largest |tanh(g)|
+  // (NaN where there is one); what the pull takes; dx and dg, each where it is not null.
+  void (*shift[4])(const void* x, const void* g, void* out, int64_t n, const Shift<double>& shift);
+  double (*sum_of_squared_tanh[4])(const void* g, int64_t n);
+  double (*largest_tanh[4])(const void* g, int64_t n);
+  SpdSums (*pull_sums[4])(const void* x, const void* g, const void* grad, int64_t n, const Shift<double>& shift,
+                          double norm);
+  void (*shift_backward[4])(const void* x, const void* g, const void* grad, void* dx, void* dg, int64_t n,
+                            const Shift<double>& shift, const Pull<double>& pull, Ball ball);
 };
 
 // The best table for this processor, or the one that FGUNLEARN_SIMD names ("scalar", "avx2", "avx512"), read once

@@ -12,6 +12,7 @@ from fgunlearn.ops.perturb import rms, sparse_ascent_, sparse_perturb_  # noqa: 
 from fgunlearn.ops.score import count_nonfinite, score_accumulate_, score_accumulate_topk_  # noqa: E402
 from fgunlearn.ops.select import randomk_select, topk_select, topk_select_each, topk_select_packed  # noqa: E402
 from fgunlearn.ops.sparse_add import sparse_add, sparse_take  # noqa: E402
+from fgunlearn.ops.spd_perturb import spd_perturb  # noqa: E402
 from fgunlearn.ops.update import sparse_adam_, sparse_sgd_  # noqa: E402
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "sparse_scatter_",
     "sparse_sgd_",
     "sparse_take",
+    "spd_perturb",
     "topk_select",
     "topk_select_each",
     "topk_select_packed",
