@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from fgunlearn.experiment.recipes import recipes
 from fgunlearn.experiment.results import mean_and_deviation, write_json
 from fgunlearn.experiment.table import WIDTH, table, verdicts
 from fgunlearn.experiment.training import Training
+from fgunlearn.spdgan import Fitting
 
 TINY = Training(widths=(4, 8), epochs=2)
+GAN = {"width": 4, "blocks": 0, "fitting": Fitting(steps=8, batch=16, check_every=4)}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def results(source: str) -> dict[str, Any]:
-    return demo.run(Demo(source=source, seeds=(0, 1), jobs=1, training=TINY), progress=False)
+    return demo.run(Demo(source=source, seeds=(0, 1), jobs=1, training=TINY, gan=GAN), progress=False)
 
 
 def test_every_scenario_seed_and_model_is_there(results: dict[str, Any]) -> None:
@@ -65,6 +68,7 @@ def test_the_figures_of_a_model_against_itself_are_known(results: dict[str, Any]
     for task in results["tasks"]:
         source, retrained = task["rows"][:2]
         assert source["memory_retention_rate"] == 1.0
+        assert (source["unlearning_degree"], source["unlearning_degree_loss"]) == (0.0, 0.0)
         assert source["forgetting_rate"] == 0.0 or math.isnan(source["forgetting_rate"])
         assert retrained["acceleration"] == 1.0
         assert retrained["js_divergence"] == pytest.approx(0.0, abs=1e-12)
@@ -147,7 +151,9 @@ def test_the_json_file_is_valid_json_without_nan(results: dict[str, Any], tmp_pa
 
 
 def test_worker_processes_give_the_same_figures(source: str, results: dict[str, Any]) -> None:
-    parallel = demo.run(Demo(source=source, scenarios=("class",), seeds=(0, 1), jobs=2, training=TINY), progress=False)
+    parallel = demo.run(
+        Demo(source=source, scenarios=("class",), seeds=(0, 1), jobs=2, training=TINY, gan=GAN), progress=False
+    )
     ours = [task for task in results["tasks"] if task["scenario"] == "class"]
     for task, other in zip(ours, parallel["tasks"], strict=True):
         for row, same in zip(task["rows"], other["rows"], strict=True):

@@ -70,7 +70,8 @@ def demo(
 
     Source, retrained and unlearned models side by side: accuracy on forgotten (D_u), remaining (D_r) and test data
     (D_t), forgetting rate FR, memory retention rate MRR, Jensen-Shannon divergence from the retrained model (JS),
-    loss-based membership AUC (MIA), seconds, and acceleration over retraining, measured and predicted.
+    loss-based membership AUC (MIA), unlearning degree on shifted data net of test data in points of accuracy and in
+    loss (UD), seconds, and acceleration over retraining, measured and predicted.
     """
     from fgunlearn.experiment import demo as demonstration
     from fgunlearn.experiment import scenarios

@@ -37,6 +37,7 @@ class Demo:
         jobs: worker processes of one thread each; 1 runs in this process. 0: one per core, at most one per task.
         training: of source and retrained models.
         limit: use at most this many training images.
+        gan: arguments of :class:`fgunlearn.SPDGAN` that differ from its defaults, but for the seed.
     """
 
     source: str = "digits"
@@ -45,13 +46,14 @@ class Demo:
     jobs: int = 0
     training: Training = field(default_factory=Training)
     limit: int | None = None
+    gan: dict[str, Any] = field(default_factory=dict)
 
 
 def run(demo: Demo, progress: bool = True) -> dict[str, Any]:
     """Runs all tasks and returns what the JSON file holds: machine, configuration, tasks, summary."""
     start = time.perf_counter()
     tasks = [
-        trial.Task(demo.source, scenario, seed, demo.training, demo.limit)
+        trial.Task(demo.source, scenario, seed, demo.training, demo.limit, demo.gan)
         for seed in demo.seeds
         for scenario in demo.scenarios
     ]

@@ -36,8 +36,8 @@ def make(name: str, split: Split, seed: int, share: float = FORGET_SHARE) -> Sce
 
     - random: a uniform ``share`` of the training samples, 10% by default.
     - class: all training samples of class (3 * seed + 1) mod the number of classes.
-    - mislabel: a uniform ``share``, each with a wrong label, uniform among the others; the source is trained on those labels,
-      and D_u keeps them.
+    - mislabel: a uniform ``share``, each with a wrong label, uniform among the others; the source is trained on those
+      labels, and D_u keeps them.
 
     Raises:
         ValueError: an unknown scenario.

@@ -16,7 +16,7 @@ _TITLES = {
 }
 
 
-WIDTH = 128
+WIDTH = 152
 """Columns of text that the table needs."""
 
 
@@ -34,7 +34,7 @@ def table(results: dict[str, Any]) -> Table:
     title = f"fgunlearn demo: {results['configuration']['source']}, mean±std of {seeds} seed{'s' if seeds > 1 else ''}"
     shown = Table(title=title, title_style="bold", box=None, padding=(0, 1, 0, 0), pad_edge=False)
     shown.add_column("model", no_wrap=True)
-    for heading in ("D_u %", "D_r %", "D_t %", "FR", "MRR", "JS", "MIA", "s", "accel.", "pred."):
+    for heading in ("D_u %", "D_r %", "D_t %", "FR", "MRR", "JS", "MIA", "UD %", "UD loss", "s", "accel.", "pred."):
         shown.add_column(heading, justify="right", no_wrap=True)
     for section in results["summary"]:
         shown.add_row(f"[bold]{_TITLES[section['scenario']]}[/]")
@@ -48,6 +48,8 @@ def table(results: dict[str, Any]) -> Table:
                 _shown(row["memory_retention_rate"], 2),
                 _shown(row["js_divergence"], 3),
                 _shown(row["membership_auc"], 2),
+                _shown(row["unlearning_degree"], 1, 100.0),
+                _shown(row["unlearning_degree_loss"], 2),
                 _shown(row["seconds"], 1 if row["seconds"]["mean"] >= 10 else 2),
                 _shown(row.get("acceleration"), 1),
                 "-" if predicted is None else f"{predicted['mean']:.1f}",

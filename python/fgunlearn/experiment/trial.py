@@ -22,6 +22,7 @@ from fgunlearn.optim import SparseOptimizer
 from fgunlearn.perturb import matched_parameters
 from fgunlearn.selection import RandomK
 from fgunlearn.selection.selection import Selection
+from fgunlearn.spdgan import SPDGAN
 from fgunlearn.unlearning.unlearn import unlearn
 
 _EVALUATION_BATCH = 64  # larger ones spend their time on fresh memory
@@ -31,13 +32,14 @@ _SHORT_SEED = 900
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What to run: a scenario on a data set, for one seed."""
+    """What to run: a scenario on a data set, for one seed; ``gan`` is the SPDGAN's arguments but for its seed."""
 
     source: str
     scenario: str
     seed: int
     training: training.Training
     limit: int | None = None
+    gan: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def run(task: Task) -> dict[str, Any]:
@@ -48,7 +50,10 @@ def run(task: Task) -> dict[str, Any]:
     retrained, retrain_seconds = training.train(
         scenario.retain, split.classes, task.training, task.seed + _RETRAIN_SEED
     )
-    measure = _Measure(scenario, source, retrained)
+    gan = SPDGAN(seed=task.seed, **task.gan).fit(
+        source, scenario.forget.batches(_EVALUATION_BATCH), scenario.train.batches(_EVALUATION_BATCH)
+    )
+    measure = _Measure(scenario, source, retrained, gan)
     rows = [
         {"name": "source", **measure.of(source, source_seconds)},
         {"name": "retrained", **measure.of(retrained, retrain_seconds), "acceleration": 1.0},
@@ -62,6 +67,12 @@ def run(task: Task) -> dict[str, Any]:
         "seed": task.seed,
         "sizes": {part: len(getattr(scenario, part)) for part in ("forget", "retain", "heldout", "test")},
         "parameters": sum(p.numel() for p in source.parameters()),
+        "spdgan": {
+            "seconds": gan.fitted.seconds,
+            "steps": len(gan.fitted.history.shift),
+            "scale": gan.fitted.scale,
+            "source_accuracy": gan.fitted.shifted_accuracy,
+        },
         "rows": rows,
     }
 
@@ -86,9 +97,9 @@ class _Seen:
 class _Measure:
     """Everything the table shows of a model."""
 
-    def __init__(self, scenario: Scenario, source: nn.Module, retrained: nn.Module) -> None:
+    def __init__(self, scenario: Scenario, source: nn.Module, retrained: nn.Module, gan: SPDGAN) -> None:
         self._loaders = {part: getattr(scenario, part).batches(_EVALUATION_BATCH) for part in _PARTS}
-        self._retrained = retrained
+        self._source, self._retrained, self._gan = source, retrained, gan
         self._before = _Seen(source, self._loaders)
 
     def of(self, model: nn.Module, seconds: float) -> dict[str, Any]:
@@ -97,6 +108,11 @@ class _Measure:
             rate(before.members[part], after.members[part], before.accuracy[part], after.accuracy[part])
             for part, rate in (("forget", forgetting_of), ("retain", retention_of))
         )
+        degree = metrics.unlearning_degree(
+            self._source, model, self._loaders["forget"], self._gan, self._loaders["test"]
+        )
+        assert degree.net is not None  # there is control data
+        assert degree.net_loss is not None
         return {
             **{f"accuracy_{part}": after.accuracy[part] for part in ("forget", "retain", "test")},
             "forgetting_rate": forgetting.rate,
@@ -105,6 +121,8 @@ class _Measure:
             "memory_retention_rate_accuracy": retention.rate_accuracy,
             "membership_auc": losses_auc(after.losses["forget"], after.losses["like_forget"]),
             **dataclasses.asdict(metrics.similarity(model, self._retrained, self._loaders["test"])),
+            "unlearning_degree": degree.net.value,
+            "unlearning_degree_loss": degree.net_loss.value,
             "seconds": seconds,
         }
 

@@ -55,7 +55,7 @@ def similarity(a: nn.Module, b: nn.Module, loader: Loader, *, layer: str | None 
     vb = vb.to(va.device)
     fa, fb = (features_of(model, loader, layer).double() for model in (a, b))
     return Similarity(
-        js_divergence=_js_divergence(la.double(), lb.double()),
+        js_divergence=js_divergence(la.double(), lb.double()),
         agreement=float((la.argmax(1) == lb.argmax(1)).double().mean()),
         relative_l2=float((va - vb).norm() / vb.norm()),
         cosine=min(1.0, max(-1.0, float(F.cosine_similarity(va, vb, dim=0)))),
@@ -63,7 +63,8 @@ def similarity(a: nn.Module, b: nn.Module, loader: Loader, *, layer: str | None 
     )
 
 
-def _js_divergence(a: Tensor, b: Tensor) -> float:
+def js_divergence(a: Tensor, b: Tensor) -> float:
+    """Mean Jensen-Shannon divergence of two predictions, given as logits (samples, classes), in [0, ln 2]."""
     log_p, log_q = a.log_softmax(1), b.log_softmax(1)
     log_m = torch.logaddexp(log_p, log_q) - math.log(2.0)
     to_m = (log_p.exp() * (log_p - log_m)).sum(1) + (log_q.exp() * (log_q - log_m)).sum(1)

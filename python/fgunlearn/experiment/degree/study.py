@@ -1,0 +1,106 @@
+"""The study: settings, seeds, and what comes out over them."""
+
+from __future__ import annotations
+
+import datetime
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fgunlearn import machine, ops
+from fgunlearn.experiment import data, pool
+from fgunlearn.experiment.degree import trial
+from fgunlearn.experiment.degree.settings import SETTINGS
+from fgunlearn.experiment.results import mean_and_deviation
+from fgunlearn.experiment.training import Training
+from fgunlearn.progress import bar
+
+DEFAULT_SEEDS = (100, 101, 102)
+"""Seeds that nothing was tuned on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What to run.
+
+    Attributes:
+        source: data, see :func:`fgunlearn.experiment.data.read`.
+        settings: names, see :mod:`fgunlearn.experiment.degree.settings`.
+        seeds: each gives a split and models of its own.
+        jobs: worker processes of one thread each; 0 for one per core.
+        training: of source and retrained models.
+        gan: arguments of :class:`fgunlearn.SPDGAN` that differ from its defaults, but for the seed.
+        limit: use at most this many training images.
+    """
+
+    source: str = "digits"
+    settings: Sequence[str] = tuple(SETTINGS)
+    seeds: Sequence[int] = DEFAULT_SEEDS
+    jobs: int = 0
+    training: Training = field(default_factory=Training)
+    gan: dict[str, Any] = field(default_factory=dict)
+    limit: int | None = None
+
+
+def run(study: Study, progress: bool = True) -> tuple[dict[str, Any], dict[str, tuple[Tensor, Tensor]]]:
+    """Runs all tasks: what the JSON file holds, and per setting some samples before and after, of the first seed."""
+    start = time.perf_counter()
+    tasks = [
+        trial.Task(study.source, SETTINGS[name], seed, study.training, study.gan, study.limit)
+        for seed in study.seeds
+        for name in study.settings
+    ]
+    jobs = min(study.jobs or pool.cores(), len(tasks))
+    with tempfile.TemporaryDirectory(prefix="fgunlearn-study-") as folder:
+        decoded = Path(folder) / "data.safetensors"
+        data.read(study.source).save(decoded)
+        tasks = [replace(task, source=f"tensors:{decoded}") for task in tasks]
+        with bar(progress) as display:
+            ticker = display.add_task(f"{len(tasks)} tasks on {jobs} processes", total=len(tasks))
+            found = pool.run_all(trial.run, tasks, jobs, lambda: display.advance(ticker))
+    found.sort(key=lambda r: (study.settings.index(r["setting"]), study.seeds.index(r["seed"])))
+    samples: dict[str, tuple[Tensor, Tensor]] = {}
+    for result in found:
+        pictured = result.pop("samples")
+        samples.setdefault(result["setting"], pictured)
+    return {
+        "fgunlearn": ops.BUILD_INFO["version"],
+        "date": datetime.date.today().isoformat(),
+        "machine": {**machine.describe(), "processes": jobs},
+        "configuration": asdict(study),
+        "seconds": time.perf_counter() - start,
+        "tasks": found,
+        "summary": {name: summarise([r for r in found if r["setting"] == name]) for name in study.settings},
+    }, samples
+
+
+def summarise(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean, standard deviation and number of seeds of each figure, over the runs of one setting.
+
+    Intervals are not averaged: what is kept of them is for how many seeds they exclude 0.
+    """
+    return {
+        "shifts": [_merged([r["shifts"][i] for r in runs]) for i in range(len(runs[0]["shifts"]))],
+        "methods": [_merged([r["methods"][i] for r in runs]) for i in range(len(runs[0]["methods"]))],
+        "correlation": _merged([r["correlation"] for r in runs]),
+        "iid": _merged([r["iid"] for r in runs]),
+        "sizes": runs[0]["sizes"],
+        "seeds": len(runs),
+    }
+
+
+def _merged(found: Sequence[Any]) -> Any:
+    first = found[0]
+    if isinstance(first, dict) and first.keys() == {"value", "low", "high"}:
+        values = mean_and_deviation([f["value"] for f in found])
+        return {**values, "excludes_zero": sum(f["low"] > 0 or f["high"] < 0 for f in found)}
+    if isinstance(first, dict):
+        return {key: _merged([f[key] for f in found]) for key in first}
+    if isinstance(first, (int, float)):
+        return mean_and_deviation([float(f) for f in found])
+    return first
