@@ -118,7 +118,7 @@ def fit_generator(
         history.heldout_shift.append(float(found))
         waited = 0 if history.heldout_shift[-1] > _GAIN * max(best, 0.0) else waited + 1
         best = max(best, history.heldout_shift[-1])
-        if waited >= settings.patience:
+        if waited >= settings.patience and step >= settings.least_steps:
             history.stopped = True
             break
     made: nn.Module = average.module.to(device).eval().requires_grad_(False)

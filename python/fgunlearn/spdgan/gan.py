@@ -91,7 +91,7 @@ class SPDGAN:
     def __init__(
         self,
         *,
-        eps: float = 0.3,
+        eps: float = 0.15,
         norm: Norm | None = "none",
         radius: float = 1.0,
         lo: float | None = None,

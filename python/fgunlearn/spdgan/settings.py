@@ -12,6 +12,7 @@ class Fitting:
 
     Args:
         steps: at most this many; each trains the critic once and the generator once.
+        least_steps: before this many training does not stop by itself: at first the critic wins, and nothing shifts.
         batch: samples per step, at least 2.
         lr: of Adam, for both networks.
         critic_weight: of -D(x~); 0 trains no critic.
@@ -26,13 +27,14 @@ class Fitting:
         patience: looks without a gain of 1% before training stops.
     """
 
-    steps: int = 400
+    steps: int = 300
+    least_steps: int = 150
     batch: int = 64
     lr: float = 1e-3
     critic_weight: float = 1.0
     shift_weight: float = 10.0
     magnitude_weight: float = 10.0
-    magnitude: float = 0.05
+    magnitude: float = 0.1
     accuracy_budget: float | None = 0.1
     average: float = 0.98
     heldout_share: float = 0.2
@@ -40,7 +42,7 @@ class Fitting:
     patience: int = 4
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("batch", 2), ("check_every", 1), ("patience", 1)):
+        for name, least in (("steps", 1), ("least_steps", 0), ("batch", 2), ("check_every", 1), ("patience", 1)):
             value = getattr(self, name)
             if not (isinstance(value, int) and value >= least):
                 raise ValueError(f"{name} must be an int >= {least}, got {value!r}")
