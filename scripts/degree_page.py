@@ -68,7 +68,8 @@ def subtle(data: str) -> str:
         itself = max(row["itself"] for task in tasks for row in task["shifts"])
         lines.append(
             f"| {SETTINGS[name].title} | {spread(row['source_accuracy_unshifted'])} | "
-            f"{spread(row['source_accuracy'])} | {spread(row['source_accuracy_control'])} | {spread(row['rms'], 3, 1.0)} | "
+            f"{spread(row['source_accuracy'])} | {spread(row['source_accuracy_control'])} | "
+            f"{spread(row['rms'], 3, 1.0)} | "
             f"{spread(row['mmd']['source']['squared_mmd'], 3, 1.0)}, p = {largest:.3f} | p = {iid:.3f} | {itself:g} | "
             f"{spread(row['seconds'], 1, 1.0)} |"
         )
