@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -35,7 +36,8 @@ class InputOf:
         layer: name of one of its modules; the last ``nn.Linear`` when None.
 
     Raises:
-        ValueError: no such layer, or none to be found; when called, a layer that the forward pass does not reach.
+        ValueError: no such layer, or none to be found; when called, a layer that the forward pass does not reach, or
+            that is not given a tensor.
     """
 
     def __init__(self, model: nn.Module, layer: str | None = None) -> None:
@@ -44,17 +46,25 @@ class InputOf:
             raise ValueError(f"layer must name a module of the model, got {layer!r}")
         self._model, self._name = model, name
         self._constants = {key: value.detach() for key, value in (*model.named_parameters(), *model.named_buffers())}
+        self._recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
 
     def __call__(self, x: Tensor) -> Tensor:
         """Float (batch, features), in the precision that the model computes in."""
         taken: list[Tensor] = []
 
-        def take(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            taken.append(inputs[0].flatten(1))
+        def take(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            given = next(iter((*inputs, *named.values())), None)
+            if not isinstance(given, Tensor) or given.dim() < 2:
+                found = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+                raise ValueError(f"layer {self._name!r} must be given a tensor (batch, ...), got {found}")
+            taken.append(given.flatten(1))
 
-        handle = self._model.get_submodule(self._name).register_forward_pre_hook(take)
+        handle = self._model.get_submodule(self._name).register_forward_pre_hook(take, with_kwargs=True)
+        # cuDNN's recurrent layers have no gradient in eval mode; torch's own have.
+        plain = self._recurrent and torch.is_grad_enabled() and x.requires_grad
         try:
-            functional_call(self._model, self._constants, (x,))
+            with torch.backends.cudnn.flags(enabled=False) if plain else contextlib.nullcontext():
+                functional_call(self._model, self._constants, (x,))
         finally:
             handle.remove()
         if not taken:

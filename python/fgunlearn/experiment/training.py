@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from fgunlearn.experiment.data import Samples
 from fgunlearn.experiment.resnet import ResNet
+from fgunlearn.seeding import seeded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +57,7 @@ class Training:
 
     def new_model(self, samples: Samples, classes: int, seed: int) -> nn.Module:
         """An untrained model for these images, its weights a function of the seed; torch's own seed stays as it was."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             model = ResNet(samples.images.shape[1], classes, self.widths)
         channels_last: nn.Module = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return channels_last

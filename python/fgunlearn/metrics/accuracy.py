@@ -33,8 +33,10 @@ def checked_logits(out: object, labels: Tensor) -> Tensor:
     """What a model returned for a batch, as float32 logits (batch, classes).
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is something else, or the labels are not of shape (batch,).
     """
+    if labels.dim() != 1:  # against these a comparison would broadcast
+        raise ValueError(f"y must be of shape (batch,), got {tuple(labels.shape)}")
     if not isinstance(out, Tensor) or out.dim() != 2 or len(out) != len(labels):
         found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise ValueError(f"model must return logits of shape ({len(labels)}, classes) for this batch, got {found}")

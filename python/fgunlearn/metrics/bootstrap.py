@@ -25,7 +25,7 @@ class Interval:
         return self.low > 0.0 or self.high < 0.0
 
 
-_ROWS = 256  # resamplings worked on at a time
+_AT_ONCE = 1 << 22  # draws that are held at a time
 
 
 def resampled_means(values: Tensor, resamples: int, seed: int) -> Tensor:
@@ -40,8 +40,9 @@ def resampled_means(values: Tensor, resamples: int, seed: int) -> Tensor:
     n = len(values)
     generator = torch.Generator().manual_seed(seed)
     means = []
-    for start in range(0, resamples, _ROWS):
-        rows = min(_ROWS, resamples - start)
+    at_once = max(1, _AT_ONCE // n)
+    for start in range(0, resamples, at_once):
+        rows = min(at_once, resamples - start)
         drawn = torch.randint(n, (rows, n), generator=generator)
         counts = torch.zeros(rows, n, dtype=torch.float64).scatter_add_(
             1, drawn, torch.ones(rows, n, dtype=torch.float64)

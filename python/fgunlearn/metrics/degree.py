@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fgunlearn.batches import Loader, device_of, evaluation_mode, x_and_y
-from fgunlearn.metrics.accuracy import accuracy, checked_logits
+from fgunlearn.metrics.accuracy import checked_logits
 from fgunlearn.metrics.bootstrap import Interval, interval, resampled_means
 
 
@@ -83,20 +83,20 @@ def unlearning_degree(
     Args:
         source: the model before unlearning.
         unlearned: the model after it, on any device.
-        forget_loader: D_u, ``(x, y)`` batches.
+        forget_loader: D_u, ``(x, y)`` batches; read once, as control_loader is.
         gan: what shifts a batch x: an :class:`fgunlearn.SPDGAN`, or a function; None for the data as it is.
         control_loader: data never trained on, such as D_t, to be shifted in the same way; None to leave UD_net out.
         resamples: bootstrap draws.
         seed: of the draws.
 
     Raises:
-        TypeError: batches that are not ``(x, y)``.
+        TypeError: batches that are not ``(x, y)`` tensors, a ``gan`` that can't be called or returns no tensor.
         ValueError: an empty loader, fewer than 2 forget samples, resamples < 1, a ``gan`` that changes the shape of x,
             models that don't return logits.
     """
     if resamples < 1:
         raise ValueError(f"resamples must be >= 1, got {resamples}")
-    forget = _Compared(source, unlearned, forget_loader, gan)
+    forget = _Compared(source, unlearned, forget_loader, gan, "forget_loader")
     if len(forget.differences) < 2:
         raise ValueError(f"forget_loader must hold 2 samples or more, got {len(forget.differences)}")
     drawn = resampled_means(forget.differences, resamples, 2 * seed)
@@ -108,13 +108,13 @@ def unlearning_degree(
         net_loss=None,
         source_accuracy=forget.source_accuracy,
         unlearned_accuracy=forget.unlearned_accuracy,
-        source_accuracy_unshifted=accuracy(source, forget_loader),
+        source_accuracy_unshifted=forget.source_accuracy_unshifted,
         source_accuracy_control=None,
         unlearned_accuracy_control=None,
     )
     if control_loader is None:
         return found
-    control = _Compared(source, unlearned, control_loader, gan)
+    control = _Compared(source, unlearned, control_loader, gan, "control_loader")
     drawn = drawn - resampled_means(control.differences, resamples, 2 * seed + 1)
     net, net_loss = (
         interval(value - of_control, drawn[:, i])
@@ -135,19 +135,26 @@ class _Compared:
     ``differences``, float64 (samples, 2), are a sample's UD_acc and UD_loss, and ``degree`` their means.
     """
 
-    def __init__(self, source: nn.Module, unlearned: nn.Module, loader: Loader, gan: Shift) -> None:
+    def __init__(self, source: nn.Module, unlearned: nn.Module, loader: Loader, gan: Shift, argument: str) -> None:
         shift = _shift_of(gan)
         found: list[Tensor] = []
+        unshifted: list[Tensor] = []
         with torch.no_grad(), evaluation_mode(source), evaluation_mode(unlearned):
             for batch in loader:
                 x, y = x_and_y(batch)
-                shifted = shift(x)
+                if not isinstance(x, Tensor):
+                    raise TypeError(f"{argument}: x must be a tensor, got {type(x).__name__}")
+                unshifted.append(_right_and_loss(source, x, y)[:, 0])
+                shifted = shift(x.clone())  # one that works in place must not reach the loader's own data
+                if not isinstance(shifted, Tensor):
+                    raise TypeError(f"gan must return a tensor, got {type(shifted).__name__}")
                 if shifted.shape != x.shape:
                     raise ValueError(f"gan must keep the shape of x, {tuple(x.shape)}, got {tuple(shifted.shape)}")
                 found.append(torch.cat([_right_and_loss(model, shifted, y) for model in (source, unlearned)], 1))
         if not found or sum(map(len, found)) == 0:
-            raise ValueError("the loader is empty: there is nothing to measure on")
+            raise ValueError(f"{argument} is empty: there is nothing to measure on")
         right, loss, right_after, loss_after = torch.cat(found).unbind(1)
+        self.source_accuracy_unshifted = float(torch.cat(unshifted).mean())
         self.source_accuracy = float(right.mean())
         self.unlearned_accuracy = float(right_after.mean())
         self.differences = torch.stack([right - right_after, loss_after - loss], 1)
@@ -165,7 +172,8 @@ def _shift_of(gan: Shift) -> Callable[[Tensor], Tensor]:
 
 def _right_and_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Per sample whether the largest logit is the label's, and the cross entropy, float64 (batch, 2) on the CPU."""
-    logits = checked_logits(model(x.to(device_of(model))), y)
-    labels = y.to(logits.device)
+    given = x.to(device_of(model), copy=True)  # a model may change its input in place, and both must get the same
+    logits = checked_logits(model(given), y)
+    labels = y.to(logits.device, torch.int64)
     right = logits.argmax(1) == labels
     return torch.stack([right.double(), F.cross_entropy(logits, labels, reduction="none").double()], 1).cpu()

@@ -18,8 +18,8 @@ _LARGEST = 2048  # samples of a set that the median distance is taken over
 def median_bandwidth(x: Tensor) -> Tensor:
     """The median squared distance between two rows, a scalar of x's dtype: the usual bandwidth of an RBF kernel.
 
-    Taken over the first 2,048 rows. Where more than half of the distances are 0, the mean of the others; 1 where all
-    are.
+    Without a gradient. Taken over the first 2,048 rows. Where more than half of the distances are 0, the mean of the
+    others; 1 where all are.
 
     Args:
         x: float (samples, features), two samples or more.
@@ -28,11 +28,10 @@ def median_bandwidth(x: Tensor) -> Tensor:
         ValueError: fewer than two samples.
     """
     _check_samples("x", x)
-    x = x[:_LARGEST]
-    rows, columns = torch.triu_indices(len(x), len(x), offset=1, device=x.device)
-    distances = _squared_distances(x, x)[rows, columns]
-    median = distances.median()
-    positive = distances[distances > 0]
+    x = x[:_LARGEST].detach()
+    # Coordinate by coordinate: between equal rows that is 0, and not what the rounding of products leaves.
+    distances = torch.pdist(x if x.dtype == torch.float64 else x.float()).square().to(x.dtype)
+    median, positive = distances.median(), distances[distances > 0]
     if float(median) > 0 or len(positive) == 0:
         return torch.where(median > 0, median, torch.ones_like(median))
     return positive.mean()
@@ -84,19 +83,23 @@ def mmd_test(
     Args:
         x: float (n, features), n >= 2.
         y: float (m, features), m >= 2.
-        bandwidth: see :func:`squared_mmd`; None for the median squared distance over both sets.
+        bandwidth: see :func:`squared_mmd`; None for the median squared distance over both sets' first 1,024 rows.
         permutations: how many, at least 1.
         seed: of the permutations.
 
     Raises:
-        ValueError: fewer than two samples, other numbers of features, permutations < 1, a bandwidth <= 0.
+        ValueError: fewer than two samples, other numbers of features, a NaN or an infinity, permutations < 1, a
+            bandwidth <= 0.
     """
     _check_pair(x, y)
+    for name, samples in (("x", x), ("y", y)):
+        if not bool(samples.isfinite().all()):
+            raise ValueError(f"{name} holds NaN or infinity")
     if permutations < 1:
         raise ValueError(f"permutations must be >= 1, got {permutations}")
     x, y = x.detach().double(), y.detach().double().to(x.device)
     both, n, m = torch.cat([x, y]), len(x), len(y)
-    # In turns, so that a large x does not make the median its own.
+    # Of as many samples of each, so that a large x does not make the median its own.
     kernel = _kernel(both, both, _median_of_both(x, y) if bandwidth is None else bandwidth)
     kernel.fill_diagonal_(0.0)
     generator = torch.Generator().manual_seed(seed)
@@ -112,8 +115,10 @@ def mmd_test(
     as_given = torch.zeros(1, n + m, dtype=torch.float64, device=x.device)
     as_given[:, :n] = 1.0
     found = statistics(as_given)
-    # Equal but for rounding counts as equal, or a permutation that changes nothing could seem smaller.
-    limit = found - 1e-12
+    # Equal but for rounding counts as equal, or a permutation that changes nothing could seem smaller. within_y is what
+    # is left of the whole sum, so it is that sum that is rounded, and the smaller set that makes most of it.
+    fewest = min(n, m)
+    limit = found - 1e-14 * kernel.sum() / (fewest * (fewest - 1))
     at_least = 0
     for start in range(0, permutations, _ROWS):
         rows = min(_ROWS, permutations - start)
@@ -129,10 +134,12 @@ def _median_of_both(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    # About a common origin near the samples: the differences of large squares would lose the small distances.
-    origin = y.detach().mean(0)
-    x, y = x - origin, y - origin
-    return (x.square().sum(1)[:, None] + y.square().sum(1) - 2.0 * (x @ y.T)).clamp_min(0.0)
+    # About a common origin near the samples: the differences of large squares would lose the small distances, and so
+    # would a product in autocast's precision.
+    with torch.autocast(x.device.type, enabled=False):
+        origin = y.detach().mean(0)
+        x, y = x - origin, y - origin
+        return (x.square().sum(1)[:, None] + y.square().sum(1) - 2.0 * (x @ y.T)).clamp_min(0.0)
 
 
 def _kernel(x: Tensor, y: Tensor, bandwidth: Tensor | float) -> Tensor:

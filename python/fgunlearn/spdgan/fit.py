@@ -6,6 +6,7 @@ Source of the losses: the critic's and generator's hinge losses are those of Lim
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -15,7 +16,9 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fgunlearn.metrics.mmd import median_bandwidth, squared_mmd
+from fgunlearn.seeding import seeded
 from fgunlearn.spdgan.networks import Critic
+from fgunlearn.spdgan.samples import CHUNK
 from fgunlearn.spdgan.settings import Fitting
 
 Look = Callable[[Tensor], Tensor]
@@ -25,7 +28,7 @@ Perturb = Callable[[nn.Module, Tensor, float], Tensor]
 """From a generator, samples in unit range and a scale to perturbed samples in unit range."""
 
 _BETAS = (0.5, 0.9)  # of Adam, as usual for hinge losses with spectral normalisation (Miyato et al., ICLR 2018)
-_GAIN = 1.01  # of the held-out shift, below which it is said to have levelled off
+_GAIN = 0.01  # of the held-out shift, below which it is said to have levelled off
 _MOST_HELDOUT = 512  # samples of either set that the held-out shift is taken over
 
 
@@ -58,8 +61,8 @@ class Material:
 
     Attributes:
         inputs: sets of samples that the generator perturbs; each gives an equal share of a batch.
-        reference: samples that the critic holds for real, and that the shift is measured against.
-        heldout: forget samples that are not among the inputs.
+        reference: samples that the critic holds for real, and that the shift is measured against, in no order.
+        heldout: forget samples that are not among the inputs, if there are enough of them.
     """
 
     inputs: Sequence[Tensor]
@@ -81,6 +84,7 @@ def fit_generator(
 
     Raises:
         FloatingPointError: a loss or a weight became NaN or infinite.
+        ValueError: the reference's features are NaN or infinite before anything was trained.
     """
     device = material.reference.device
     draws = torch.Generator().manual_seed(seed)
@@ -97,12 +101,12 @@ def fit_generator(
         if critic is not None:
             pending["critic_loss"].append(critic.step(shifted.detach(), draws))
         shift = torch.stack([look(shifted) for look in shifts]).mean()
-        magnitude = (shifted - x).square().mean().sqrt()
+        magnitude = torch.linalg.vector_norm(shifted - x) / math.sqrt(x.numel())  # its gradient at 0 is 0, not NaN
         loss = settings.magnitude_weight * F.relu(magnitude - settings.magnitude) - settings.shift_weight * shift
         if critic is not None:
             loss = loss - settings.critic_weight * critic.network(shifted - 0.5).mean()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward(inputs=list(generator.parameters()))
         optimizer.step()
         average.update_parameters(generator)
         for name, value in (("shift", shift), ("magnitude", magnitude), ("generator_loss", loss)):
@@ -112,11 +116,14 @@ def fit_generator(
             continue
         _settle(pending, history, step)  # the one wait for the device
         with torch.no_grad():
-            asked = material.heldout[:_MOST_HELDOUT]
-            found = torch.stack([look.heldout(perturb(average.module, asked, 1.0)) for look in shifts]).mean()
+            asked = material.heldout[:_MOST_HELDOUT].split(CHUNK)
+            shown = [perturb(average.module, part, 1.0) for part in asked]
+            found = torch.stack([look.heldout(shown) for look in shifts]).mean()
         history.heldout_step.append(step)
         history.heldout_shift.append(float(found))
-        waited = 0 if history.heldout_shift[-1] > _GAIN * max(best, 0.0) else waited + 1
+        if not math.isfinite(history.heldout_shift[-1]):
+            raise _diverged("heldout shift", step)
+        waited = 0 if _gained(history.heldout_shift[-1], best) else waited + 1
         best = max(best, history.heldout_shift[-1])
         if waited >= settings.patience and step >= settings.least_steps:
             history.stopped = True
@@ -131,8 +138,7 @@ class _Critic:
     """The critic, and one step of its training."""
 
     def __init__(self, reference: Tensor, width: int, settings: Fitting, seed: int) -> None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed + 1)
+        with seeded(seed + 1):
             self.network = Critic(reference.shape[1:], width).to(reference.device)
         self._reference, self._batch = reference, settings.batch
         self._optimizer = torch.optim.Adam(self.network.parameters(), settings.lr, betas=_BETAS)
@@ -153,14 +159,22 @@ class _Shift:
         self._look, self._draws = look, draws
         self._rows = 2 * batch
         with torch.no_grad():
-            self._reference = torch.cat([look(part) for part in reference.split(256)]).float()
-        self._bandwidth = median_bandwidth(self._reference)
+            self._reference = torch.cat([look(part) for part in reference.split(CHUNK)]).float()
+        if not bool(self._reference.isfinite().all()):
+            raise ValueError("the model's features of the data hold NaN or infinity: there is nothing to shift")
+        self._bandwidth = float(median_bandwidth(self._reference))  # a tensor would be waited for at each step
 
     def __call__(self, shifted: Tensor) -> Tensor:
         return squared_mmd(self._look(shifted), _drawn(self._reference, self._rows, 1, self._draws), self._bandwidth)
 
-    def heldout(self, shifted: Tensor) -> Tensor:
-        return squared_mmd(self._look(shifted), self._reference[:_MOST_HELDOUT], self._bandwidth)
+    def heldout(self, shifted: Sequence[Tensor]) -> Tensor:
+        features = torch.cat([self._look(part) for part in shifted])
+        return squared_mmd(features, self._reference[:_MOST_HELDOUT], self._bandwidth)
+
+
+def _gained(found: float, best: float) -> bool:
+    """Below 0, where the unbiased estimate starts, too: what rises there has not levelled off."""
+    return best == -torch.inf or found > best + _GAIN * abs(best)
 
 
 def _drawn(samples: Tensor, batch: int, parts: int, draws: torch.Generator) -> Tensor:

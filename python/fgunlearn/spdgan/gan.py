@@ -4,60 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fgunlearn.batches import Loader, device_of, evaluation_mode, x_and_y
 from fgunlearn.features import InputOf
-from fgunlearn.files import replacing
 from fgunlearn.ops.spd_perturb import spd_perturb
 from fgunlearn.progress import bar
+from fgunlearn.seeding import seeded
 from fgunlearn.spdgan import networks
 from fgunlearn.spdgan.budget import Budget
-from fgunlearn.spdgan.fit import History, Material, fit_generator
+from fgunlearn.spdgan.fit import Material, fit_generator
+from fgunlearn.spdgan.fitted import Fitted, damaged, read, write
 from fgunlearn.spdgan.samples import CHUNK, Sampled, UnitRange, check_bounds, sampled, unit_range
-from fgunlearn.spdgan.settings import Fitting
+from fgunlearn.spdgan.settings import Fitting, check_count, check_number
 
 Norm = Literal["none", "l2", "linf"]
 Outside = Literal["clamp", "error"]
-
-_FORMAT = "fgunlearn.spdgan.1"
-_NUMBERS = ("scale", "accuracy", "shifted_accuracy", "seconds")  # of what a fit leaves
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """What a fit leaves.
-
-    Attributes:
-        generator: in eval mode, without gradients, on the source model's device.
-        range: of the data, per channel.
-        sample_shape: what one sample looks like.
-        scale: of eps and radius, in (0, 1]: how much of what was learned the accuracy budget allowed.
-        accuracy: of the source model on the forget data as it is.
-        shifted_accuracy: of the source model on the perturbed forget data.
-        seconds: how long it took.
-        history: of the training.
-    """
-
-    generator: nn.Module
-    range: UnitRange
-    sample_shape: tuple[int, ...]
-    scale: float
-    accuracy: float
-    shifted_accuracy: float
-    seconds: float
-    history: History
 
 
 class SPDGAN:
@@ -85,6 +54,7 @@ class SPDGAN:
         seed: of the networks' weights, the draws and the held-out part.
 
     Raises:
+        TypeError: a number that is none.
         ValueError: an argument out of range.
     """
 
@@ -103,17 +73,20 @@ class SPDGAN:
         seed: int = 0,
     ) -> None:
         for name, value in (("eps", eps), ("radius", radius)):
+            check_number(name, value)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be finite and > 0, got {value}")
+        for name, count, least in (("width", width, 4), ("blocks", blocks, 0)):
+            check_count(name, count, least)
         if norm not in (None, "none", "l2", "linf"):
             raise ValueError(f"norm must be 'none', 'l2' or 'linf', got {norm!r}")
         if outside not in ("clamp", "error"):
             raise ValueError(f"outside must be 'clamp' or 'error', got {outside!r}")
         check_bounds(lo, hi)
-        if width < 4 or width % 4:
-            raise ValueError(f"width must be a positive multiple of 4, got {width}")
-        if blocks < 0:
-            raise ValueError(f"blocks must be >= 0, got {blocks}")
+        if width % 4:
+            raise ValueError(f"width must be a multiple of 4, got {width}")
+        if not isinstance(seed, int):
+            raise TypeError(f"seed must be an int, got {seed!r}")
         self.eps, self.norm, self.radius = float(eps), norm or "none", float(radius)
         self.lo, self.hi, self.outside = lo, hi, outside
         self.width, self.blocks, self.seed = width, blocks, seed
@@ -147,8 +120,9 @@ class SPDGAN:
         to the forget data what it does to any: one trained on D_u alone hits D_u harder, and hides what is remembered.
         At most 4,096 samples of each loader, uniformly drawn, are kept in memory.
 
-        The model is looked at in eval mode and not changed. For a given seed, device and number of threads the result
-        is the same.
+        The model is looked at in eval mode and not changed. For a given seed and number of threads the result is the
+        same on the CPU, and on CUDA as far as the kernels are deterministic (``torch.use_deterministic_algorithms``).
+        Autocast around this call has no effect on it.
 
         Args:
             model: the source model M_s.
@@ -163,25 +137,30 @@ class SPDGAN:
             Itself.
 
         Raises:
-            TypeError: batches that are not ``(x, y)`` with a floating-point x.
-            ValueError: fewer than 2 forget samples, samples of other shapes than the networks take, no such layer.
+            TypeError: batches that are not ``(x, y)`` with a floating-point x; ``features`` that is one model.
+            ValueError: fewer than 2 forget samples, samples of other shapes than the networks take, no such layer, a
+                model that does not return logits, an accuracy budget that can't be kept.
             FloatingPointError: training diverged.
         """
         start = time.perf_counter()
+        if isinstance(features, nn.Module):  # some can be iterated over, and would be taken for a list of their layers
+            raise TypeError(f"features must be a sequence of models, got one {type(features).__name__}")
         forget = sampled(loader, "loader", self.seed)
         train = None if train_loader is None else sampled(train_loader, "train_loader", self.seed + 1)
         looked_at = (model,) if features is None else tuple(features)
         shape = _checked(forget, train, model, looked_at)
         device = device_of(model)
         scope = self._range_of(forget, train).to(device)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+        with seeded(self.seed):
             generator = networks.generator(shape, self.width, self.blocks).to(device)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(_own_precision(device))
+            stack.enter_context(torch.enable_grad())
             for looked in (model, *looked_at):
                 stack.enter_context(evaluation_mode(looked))
             display = stack.enter_context(bar(progress))
             ticker = display.add_task("SPD-GAN", total=self.fitting.steps)
+            budget = Budget(model, forget, scope)
             made, history = fit_generator(
                 generator,
                 self._material(forget, train, scope),
@@ -192,15 +171,16 @@ class SPDGAN:
                 self.seed,
                 lambda: display.advance(ticker),
             )
-            budget = Budget(model, forget, scope, lambda unit, scale: self._perturbed(made, unit, scale))
-            scale = budget.largest_scale(self.fitting.accuracy_budget)
+            scale, accuracy = budget.largest_scale(
+                lambda unit, scale: self._perturbed(made, unit, scale), self.fitting.accuracy_budget
+            )
             self._fitted = Fitted(
                 generator=made,
                 range=scope,
                 sample_shape=shape,
                 scale=scale,
-                accuracy=budget.accuracy(0.0),
-                shifted_accuracy=budget.accuracy(scale),
+                accuracy=budget.accuracy,
+                shifted_accuracy=accuracy,
                 seconds=time.perf_counter() - start,
                 history=history,
             )
@@ -218,13 +198,13 @@ class SPDGAN:
         if not isinstance(x, Tensor) or not x.is_floating_point():
             found = x.dtype if isinstance(x, Tensor) else type(x).__name__
             raise TypeError(f"x must be a floating-point tensor, got {found}")
-        if tuple(x.shape[1:]) != fitted.sample_shape or x.dim() == 0:
+        if tuple(x.shape[1:]) != fitted.sample_shape:
             raise ValueError(
                 f"this SPDGAN was fitted to samples of shape {fitted.sample_shape}, got a batch of "
                 f"shape {tuple(x.shape)}"
             )
         device = fitted.range.low.device
-        with torch.no_grad():
+        with torch.no_grad(), _own_precision(device):
             parts = []
             for part in x.split(CHUNK):
                 unit = fitted.range.to_unit(part.to(device))
@@ -232,7 +212,7 @@ class SPDGAN:
                     _refuse_outside(unit)
                 shifted = self._perturbed(fitted.generator, unit, fitted.scale)
                 parts.append(fitted.range.from_unit(shifted, x.dtype).to(x.device))
-            return torch.cat(parts) if parts else x.clone()
+            return torch.cat(parts)
 
     def perturbed(self, loader: Loader) -> Perturbed:
         """The ``(x, y)`` batches of a loader with every x shifted: an iterable to be read again, one batch at a time.
@@ -248,19 +228,8 @@ class SPDGAN:
             ValueError: not fitted.
             OSError: the file can't be written; one that was there is as it was.
         """
-        fitted = self.fitted
-        tensors = {f"generator.{name}": t.contiguous().cpu() for name, t in fitted.generator.state_dict().items()}
-        tensors |= {"range.low": fitted.range.low.cpu(), "range.high": fitted.range.high.cpu()}
-        described = {
-            "configuration": {**self._configuration(), "fitting": dataclasses.asdict(self.fitting)},
-            "fitted": {
-                **{name: getattr(fitted, name) for name in _NUMBERS},
-                "sample_shape": fitted.sample_shape,
-                "history": dataclasses.asdict(fitted.history),
-            },
-        }
-        with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata={"format": _FORMAT, "described": json.dumps(described)})
+        configuration = {**self._configuration(), "fitting": dataclasses.asdict(self.fitting)}
+        write(path, configuration, self.fitted)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: torch.device | str = "cpu") -> SPDGAN:
@@ -274,32 +243,12 @@ class SPDGAN:
             ValueError: the file is not one of an SPDGAN, or damaged.
             OSError: it can't be read.
         """
+        configuration, fitted = read(path, torch.device(device))
         try:
-            with safe_open(path, framework="pt", device="cpu") as file:
-                metadata = file.metadata() or {}
-                names = file.keys()
-                tensors = {name: file.get_tensor(name) for name in names}
-            if metadata.get("format") != _FORMAT:
-                raise ValueError(f"{path} is not a file of an SPDGAN: its format is {metadata.get('format')!r}")
-            described = json.loads(metadata["described"])
-            configuration, found = described["configuration"], described["fitted"]
             gan = cls(**{**configuration, "fitting": Fitting(**configuration["fitting"])})
-            shape = tuple(found["sample_shape"])
-            generator = networks.generator(shape, gan.width, gan.blocks)
-            prefix = "generator."
-            generator.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
-            scope = UnitRange(tensors["range.low"], tensors["range.high"]).to(torch.device(device))
-            if scope.low.shape != shape[:1] or scope.high.shape != shape[:1]:
-                raise ValueError(f"its range is of shape {tuple(scope.low.shape)} for samples of shape {shape}")
-            gan._fitted = Fitted(
-                generator=generator.to(device).eval().requires_grad_(False),
-                range=scope,
-                sample_shape=shape,
-                **{name: float(found[name]) for name in _NUMBERS},
-                history=History(**found["history"]),
-            )
-        except (SafetensorError, KeyError, TypeError, AttributeError, RuntimeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is not a file of an SPDGAN, or damaged: {error}") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise damaged(path, error) from error
+        gan._fitted = fitted
         return gan
 
     def _configuration(self) -> dict[str, Any]:
@@ -332,10 +281,14 @@ class SPDGAN:
             heldout, learned = order[:count], order[count:]
         asked, inputs = (scope.to_unit(forget.x[part].to(device)) for part in (heldout, learned))
         if self.outside == "error":
-            _refuse_outside(scope.to_unit(forget.x.to(device)))
+            _refuse_outside(torch.cat([asked, inputs]), "loader: x")
         if train is None:
             return Material(inputs=(inputs,), reference=inputs, heldout=asked)
-        rest = scope.to_unit(train.x.to(device))
+        # In no order: a loader sorted by class must not put one class first.
+        order = torch.randperm(len(train.x), generator=torch.Generator().manual_seed(self.seed))
+        rest = scope.to_unit(train.x[order].to(device))
+        if self.outside == "error":
+            _refuse_outside(rest, "train_loader: x")
         return Material(inputs=(inputs, rest), reference=rest, heldout=asked)
 
 
@@ -379,12 +332,16 @@ def _checked(
     return shape
 
 
-def _refuse_outside(unit: Tensor) -> None:
+def _own_precision(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    return torch.autocast(device.type, enabled=False)
+
+
+def _refuse_outside(unit: Tensor, argument: str = "x") -> None:
     if unit.numel() == 0:
         return
     smallest, largest = (float(value) for value in unit.aminmax())
     if not (smallest >= 0.0 and largest <= 1.0):
         raise ValueError(
-            f"x leaves [lo, hi]: in units of that range it reaches from {smallest:.6g} to {largest:.6g}; "
+            f"{argument} leaves [lo, hi]: in units of that range it reaches from {smallest:.6g} to {largest:.6g}; "
             'outside="clamp" brings such samples back'
         )

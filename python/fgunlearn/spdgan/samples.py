@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fgunlearn.batches import Loader, x_and_y
+from fgunlearn.batches import Loader
 
 MOST_SAMPLES = 4096
 """Of a loader that are kept in memory; uniformly drawn where it holds more."""
 
-CHUNK = 1024
+CHUNK = 256
 """Samples that a network is given at a time, where nothing else says how many."""
 
 
@@ -64,7 +66,7 @@ def check_bounds(lo: float | None, hi: float | None) -> None:
 def unit_range(low: Tensor, high: Tensor, lo: float | None, hi: float | None) -> UnitRange:
     """The range seen in the data, (channels,), with the bounds that are given in the place of its own.
 
-    A channel that is constant gets a range of length 1.
+    A channel that is constant gets a range of length 1, or of its own magnitude where that is more.
 
     Raises:
         ValueError: a bound that is given leaves no range: lo not below the largest value, hi not above the smallest.
@@ -75,7 +77,7 @@ def unit_range(low: Tensor, high: Tensor, lo: float | None, hi: float | None) ->
         raise ValueError(f"hi must be above the data's smallest value, {float(low.min())}, got {hi}")
     low = low if lo is None else torch.full_like(low, lo)
     high = high if hi is None else torch.full_like(high, hi)
-    return UnitRange(low, torch.where(high > low, high, low + 1.0))
+    return UnitRange(low, torch.where(high > low, high, low + low.abs().clamp_min(1.0)))
 
 
 @dataclass(frozen=True)
@@ -102,34 +104,60 @@ def sampled(loader: Loader, argument: str, seed: int) -> Sampled:
         TypeError: batches that are not ``(x, y)`` with a floating-point x.
         ValueError: no sample, samples of different shapes, a NaN or an infinity.
     """
-    generator = torch.Generator().manual_seed(seed)
-    x = y = low = high = None
-    keys = torch.empty(0, dtype=torch.float64)
+    kept = _Reservoir(seed)
+    shape: tuple[int, ...] | None = None
+    low = high = torch.empty(0)
     for batch in loader:
-        more_x, more_y = (part.detach().cpu() for part in x_and_y(batch))
-        if not more_x.is_floating_point():
-            raise TypeError(f"{argument}: x must be floating-point, got {more_x.dtype}")
+        more_x, more_y = _checked(batch, argument)
         if len(more_x) == 0:
             continue
-        if more_x.dim() < 2:
-            raise ValueError(f"{argument}: x must be of shape (batch, channels, ...), got {tuple(more_x.shape)}")
         over = [d for d in range(more_x.dim()) if d != 1]
         smallest, largest = more_x.amin(over).float(), more_x.amax(over).float()
         if not bool((smallest.isfinite() & largest.isfinite()).all()):
             raise ValueError(f"{argument}: x holds NaN or infinity")
-        more_keys = torch.rand(len(more_x), generator=generator, dtype=torch.float64)
-        if x is None or y is None or low is None or high is None:
-            x, y, low, high, keys = more_x, more_y, smallest, largest, more_keys
-        else:
-            if more_x.shape[1:] != x.shape[1:]:
-                raise ValueError(
-                    f"{argument}: samples must have one shape, got {tuple(x.shape[1:])} and {tuple(more_x.shape[1:])}"
-                )
-            low, high = torch.minimum(low, smallest), torch.maximum(high, largest)
-            x, y, keys = torch.cat([x, more_x]), torch.cat([y, more_y]), torch.cat([keys, more_keys])
-        if len(x) > MOST_SAMPLES:
-            kept = keys.topk(MOST_SAMPLES, largest=False).indices.sort().values
-            x, y, keys = x[kept], y[kept], keys[kept]
-    if x is None or y is None or low is None or high is None:
+        if shape is None:
+            shape, low, high = tuple(more_x.shape[1:]), smallest, largest
+        if tuple(more_x.shape[1:]) != shape:
+            raise ValueError(f"{argument}: samples must have one shape, got {shape} and {tuple(more_x.shape[1:])}")
+        low, high = torch.minimum(low, smallest), torch.maximum(high, largest)
+        kept.add(more_x, more_y)
+    if shape is None:
         raise ValueError(f"{argument} is empty")
-    return Sampled(x, y, low, high)
+    return Sampled(torch.stack(kept.x), torch.stack(kept.y).long(), low, high)
+
+
+class _Reservoir:
+    """The ``MOST_SAMPLES`` samples of a stream with the smallest random keys; each costs a copy when it comes in."""
+
+    def __init__(self, seed: int) -> None:
+        self.x: list[Tensor] = []
+        self.y: list[Tensor] = []
+        self._generator = torch.Generator().manual_seed(seed)
+        self._largest: list[tuple[float, int]] = []  # a heap of (-key, place)
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        keys: list[float] = torch.rand(len(x), generator=self._generator, dtype=torch.float64).tolist()
+        for key, of_x, of_y in zip(keys, x, y, strict=True):
+            if len(self.x) < MOST_SAMPLES:
+                heapq.heappush(self._largest, (-key, len(self.x)))
+                self.x.append(of_x.clone())
+                self.y.append(of_y.clone())
+            elif key < -self._largest[0][0]:
+                place = self._largest[0][1]
+                heapq.heapreplace(self._largest, (-key, place))
+                self.x[place], self.y[place] = of_x.clone(), of_y.clone()
+
+
+def _checked(batch: Any, argument: str) -> tuple[Tensor, Tensor]:
+    parts = batch if isinstance(batch, (tuple, list)) else [batch]
+    if len(parts) != 2 or not all(isinstance(part, Tensor) for part in parts):
+        found = ", ".join(type(part).__name__ for part in parts)
+        raise TypeError(f"{argument} must give (x, y) batches of two tensors, got ({found})")
+    x, y = (part.detach().cpu() for part in parts)
+    if not x.is_floating_point():
+        raise TypeError(f"{argument}: x must be floating-point, got {x.dtype}")
+    if x.dim() < 2:
+        raise ValueError(f"{argument}: x must be of shape (batch, channels, ...), got {tuple(x.shape)}")
+    if tuple(y.shape) != (len(x),):
+        raise ValueError(f"{argument}: y must be of shape ({len(x)},), one label for each x, got {tuple(y.shape)}")
+    return x, y

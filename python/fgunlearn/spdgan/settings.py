@@ -20,11 +20,16 @@ class Fitting:
         magnitude_weight: lambda_mag, of what rms(x~ - x) exceeds ``magnitude`` by.
         magnitude: c, in units of the data's range.
         accuracy_budget: how much accuracy on the forget data the source model may lose to the perturbation, in [0, 1];
-            what was learned is scaled down until it keeps to that. None for no such limit.
+            what was learned is scaled down until it keeps to that, or the fit refused. None for no such limit.
         average: decay of the generator's moving average, per step.
-        heldout_share: share of the forget data that is kept out of training, to see where the shift levels off.
+        heldout_share: share of the forget data that is kept out of training, to see where the shift levels off; where
+            that leaves fewer than two samples on either side, the look is at what is trained on.
         check_every: steps between two looks at it.
         patience: looks without a gain of 1% before training stops.
+
+    Raises:
+        TypeError: a number that is none.
+        ValueError: one out of range.
     """
 
     steps: int = 300
@@ -43,18 +48,41 @@ class Fitting:
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("least_steps", 0), ("batch", 2), ("check_every", 1), ("patience", 1)):
-            value = getattr(self, name)
-            if not (isinstance(value, int) and value >= least):
-                raise ValueError(f"{name} must be an int >= {least}, got {value!r}")
+            check_count(name, getattr(self, name), least)
         for name in ("critic_weight", "shift_weight", "magnitude_weight", "magnitude"):
             value = getattr(self, name)
+            check_number(name, value)
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} must be finite and >= 0, got {value}")
+        check_number("lr", self.lr)
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ValueError(f"lr must be finite and > 0, got {self.lr}")
-        if self.accuracy_budget is not None and not 0.0 <= self.accuracy_budget <= 1.0:
-            raise ValueError(f"accuracy_budget must be in [0, 1] or None, got {self.accuracy_budget}")
+        if self.accuracy_budget is not None:
+            check_number("accuracy_budget", self.accuracy_budget)
+            if not 0.0 <= self.accuracy_budget <= 1.0:
+                raise ValueError(f"accuracy_budget must be in [0, 1] or None, got {self.accuracy_budget}")
         for name in ("average", "heldout_share"):
             value = getattr(self, name)
+            check_number(name, value)
             if not 0.0 <= value < 1.0:
                 raise ValueError(f"{name} must be in [0, 1), got {value}")
+
+
+def check_count(name: str, value: object, least: int) -> None:
+    """That an argument is a whole number, and large enough.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be an int >= {least}, got {value!r}")
+
+
+def check_number(name: str, value: object) -> None:
+    """That an argument is a number.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {value!r}")
