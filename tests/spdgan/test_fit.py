@@ -53,23 +53,30 @@ def test_the_history_tells_what_happened_step_by_step(small: Maker, source: nn.M
 
 
 def test_training_stops_where_the_held_out_shift_has_levelled_off(
-    small: Maker, source: nn.Module, forget: Batches
+    monkeypatch: pytest.MonkeyPatch, small: Maker, source: nn.Module, forget: Batches
 ) -> None:
-    still = {"lr": 1e-12, "check_every": 1, "patience": 3, "steps": 50}
-    history = small({**still, "least_steps": 0}).fit(source, forget).fitted.history
+    found = iter([0.1, 0.2, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3])
+    monkeypatch.setattr(fit._Shift, "heldout", lambda self, shifted: torch.tensor(next(found)))
+    history = small({"check_every": 1, "patience": 2, "steps": 50}).fit(source, forget).fitted.history
     assert history.stopped
-    assert history.heldout_step == [1, 2, 3, 4]  # a first look, and three without a gain
-    history = small({**still, "least_steps": 9}).fit(source, forget).fitted.history
-    assert history.heldout_step[-1] == 9
+    assert history.heldout_step == [1, 2, 3, 4, 5, 6]  # 0.3 and 0.3, after 0.3 and 0.3
+    assert len(history.shift) == 6
 
 
-def test_a_shift_that_grows_below_0_has_not_levelled_off() -> None:
-    assert fit._gained(-0.5, -torch.inf)
-    assert fit._gained(-0.010, -0.011)
-    assert not fit._gained(-0.0110, -0.011)
-    assert not fit._gained(-0.012, -0.011)
-    assert fit._gained(0.0102, 0.01)
-    assert not fit._gained(0.01009, 0.01)
+def test_what_has_levelled_off_is_asked_of_means_not_of_single_looks() -> None:
+    assert not fit._levelled_off([0.3, 0.3, 0.3], 2)  # too few to compare
+    assert fit._levelled_off([0.3, 0.3, 0.3, 0.3], 2)
+    assert fit._levelled_off([0.2, 0.4, 0.25, 0.355], 2)  # 0.3025 after 0.3
+    assert not fit._levelled_off([0.2, 0.4, 0.25, 0.36], 2)  # 0.305 after 0.3
+    assert not fit._levelled_off([0.4, 0.2, 0.1, 0.6], 2)
+    assert fit._levelled_off([0.5, 0.5, 0.3, 0.3], 2)
+
+
+@pytest.mark.parametrize(
+    "found", [[-0.02, -0.02, -0.02, -0.02], [-0.02, -0.02, -0.01, -0.01], [-0.02, -0.02, 0.01, 0.01]]
+)
+def test_a_shift_that_is_not_there_yet_has_not_levelled_off(found: list[float]) -> None:
+    assert not fit._levelled_off(found, 2)
 
 
 def test_a_training_loader_sorted_by_class_is_no_other_than_a_mixed_one(

@@ -236,7 +236,6 @@ def test_bad_settings_are_refused(settings: dict[str, Any], error: type[Exceptio
     ("settings", "error", "words"),
     [
         ({"steps": 0}, ValueError, "steps must be an int >= 1, got 0"),
-        ({"least_steps": -1}, ValueError, "least_steps must be an int >= 0, got -1"),
         ({"batch": 1}, ValueError, "batch must be an int >= 2, got 1"),
         ({"check_every": 2.0}, ValueError, "check_every must be an int >= 1, got 2.0"),
         ({"patience": True}, ValueError, "patience must be an int >= 1, got True"),

@@ -92,7 +92,7 @@ def fit_generator(
     shifts = [_Shift(look, material.reference, settings.batch, draws) for look in looks]
     optimizer = torch.optim.Adam(generator.parameters(), settings.lr, betas=_BETAS)
     average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(settings.average))
-    history, best, waited = History(), -torch.inf, 0
+    history = History()
     pending: dict[str, list[Tensor]] = {"shift": [], "magnitude": [], "generator_loss": [], "critic_loss": []}
     generator.train()
     for step in range(1, settings.steps + 1):
@@ -123,9 +123,7 @@ def fit_generator(
         history.heldout_shift.append(float(found))
         if not math.isfinite(history.heldout_shift[-1]):
             raise _diverged("heldout shift", step)
-        waited = 0 if _gained(history.heldout_shift[-1], best) else waited + 1
-        best = max(best, history.heldout_shift[-1])
-        if waited >= settings.patience and step >= settings.least_steps:
+        if _levelled_off(history.heldout_shift, settings.patience) and step < settings.steps:
             history.stopped = True
             break
     made: nn.Module = average.module.to(device).eval().requires_grad_(False)
@@ -172,9 +170,16 @@ class _Shift:
         return squared_mmd(features, self._reference[:_MOST_HELDOUT], self._bandwidth)
 
 
-def _gained(found: float, best: float) -> bool:
-    """Below 0, where the unbiased estimate starts, too: what rises there has not levelled off."""
-    return best == -torch.inf or found > best + _GAIN * abs(best)
+def _levelled_off(found: Sequence[float], patience: int) -> bool:
+    """Whether the last ``patience`` looks, taken together, show no more than the ones before them did.
+
+    One look at a small held-out set is noisy, so means are compared. A shift that is not above 0 yet is not there, and
+    does not count as level.
+    """
+    if len(found) < 2 * patience:
+        return False
+    before, last = (sum(looks) / patience for looks in (found[-2 * patience : -patience], found[-patience:]))
+    return 0.0 < last <= (1.0 + _GAIN) * before
 
 
 def _drawn(samples: Tensor, batch: int, parts: int, draws: torch.Generator) -> Tensor:

@@ -12,7 +12,6 @@ class Fitting:
 
     Args:
         steps: at most this many; each trains the critic once and the generator once.
-        least_steps: before this many training does not stop by itself: at first the critic wins, and nothing shifts.
         batch: samples per step, at least 2.
         lr: of Adam, for both networks.
         critic_weight: of -D(x~); 0 trains no critic.
@@ -25,7 +24,7 @@ class Fitting:
         heldout_share: share of the forget data that is kept out of training, to see where the shift levels off; where
             that leaves fewer than two samples on either side, the look is at what is trained on.
         check_every: steps between two looks at it.
-        patience: looks without a gain of 1% before training stops.
+        patience: looks that are taken together: training stops where their mean is not 1% above that of as many before.
 
     Raises:
         TypeError: a number that is none.
@@ -33,7 +32,6 @@ class Fitting:
     """
 
     steps: int = 300
-    least_steps: int = 150
     batch: int = 64
     lr: float = 1e-3
     critic_weight: float = 1.0
@@ -47,7 +45,7 @@ class Fitting:
     patience: int = 4
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("least_steps", 0), ("batch", 2), ("check_every", 1), ("patience", 1)):
+        for name, least in (("steps", 1), ("batch", 2), ("check_every", 1), ("patience", 1)):
             check_count(name, getattr(self, name), least)
         for name in ("critic_weight", "shift_weight", "magnitude_weight", "magnitude"):
             value = getattr(self, name)

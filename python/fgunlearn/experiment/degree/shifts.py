@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -27,7 +28,7 @@ ABLATIONS: dict[str, Callable[[Fitting], Fitting]] = {
 class Noise:
     """Gaussian noise with the same root mean square on every sample, in units of the data's range.
 
-    A function of the sample's values and the seed alone, so that both models of a comparison see the same.
+    A function of a sample's values and the seed alone: the same for every model, whatever batch the sample is in.
 
     Attributes:
         rms: before clamping to the range.
@@ -45,8 +46,12 @@ class Noise:
         """Of x's shape and dtype."""
         shape = (1, -1, *(1 for _ in x.shape[2:]))
         low, high = self.low.reshape(shape), self.high.reshape(shape)
-        drawn = torch.randn(x.shape, generator=torch.Generator().manual_seed(self.seed))
+        drawn = torch.stack([self._drawn(sample) for sample in x]) if len(x) else x
         return (x + self.rms * (high - low) * drawn).clamp(low, high).to(x.dtype)
+
+    def _drawn(self, sample: Tensor) -> Tensor:
+        of_sample = zlib.crc32(sample.contiguous().numpy().tobytes(), self.seed)
+        return torch.randn(sample.shape, generator=torch.Generator().manual_seed(of_sample))
 
 
 def fitted(models: Models, forget: Batches, train: Batches, gan: SPDGAN, looked_at: str = "source") -> SPDGAN:
