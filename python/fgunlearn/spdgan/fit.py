@@ -102,13 +102,14 @@ def fit_generator(
             pending["critic_loss"].append(critic.step(shifted.detach(), draws))
         shift = torch.stack([look(shifted) for look in shifts]).mean()
         magnitude = torch.linalg.vector_norm(shifted - x) / math.sqrt(x.numel())  # its gradient at 0 is 0, not NaN
-        loss = settings.magnitude_weight * F.relu(magnitude - settings.magnitude) - settings.shift_weight * shift
+        terms = [(settings.shift_weight, -shift), (settings.magnitude_weight, F.relu(magnitude - settings.magnitude))]
         if critic is not None:
-            loss = loss - settings.critic_weight * critic.network(shifted - 0.5).mean()
+            terms.append((settings.critic_weight, -critic.network(shifted - 0.5).mean()))
         optimizer.zero_grad(set_to_none=True)
-        loss.backward(inputs=list(generator.parameters()))
+        shifted.backward(_pull(shifted, terms), inputs=list(generator.parameters()))
         optimizer.step()
         average.update_parameters(generator)
+        loss = sum(weight * term.detach() for weight, term in terms)
         for name, value in (("shift", shift), ("magnitude", magnitude), ("generator_loss", loss)):
             pending[name].append(value.detach())
         tick()
@@ -130,6 +131,20 @@ def fit_generator(
     if not all(bool(p.isfinite().all()) for p in made.parameters()):
         raise _diverged("a weight of the generator", len(history.shift))
     return made, history
+
+
+def _pull(shifted: Tensor, terms: Sequence[tuple[float, Tensor]]) -> Tensor:
+    """What is to be propagated back from x~: the terms' gradients, each of its weight's length.
+
+    So the weights say how hard the terms pull, and not in which units each is measured: a critic's output and a squared
+    MMD can differ by orders of magnitude, and from one data set to another.
+    """
+    total = torch.zeros_like(shifted)
+    for weight, term in terms:
+        (gradient,) = torch.autograd.grad(term, shifted, retain_graph=True)
+        length = torch.linalg.vector_norm(gradient)
+        total += gradient * torch.where(length > 0, weight / length, length)
+    return total
 
 
 class _Critic:
