@@ -215,6 +215,12 @@ struct SpdRule {
     const double amount = ball == Ball::l2 ? product * over * over : product * over / static_cast<double>(ties);
     return {static_cast<A>(amount), norm};
   }
+
+  // Where nothing differs between samples, they are one: parts of equal size, however small the samples.
+  SpdBatch merged(const SpdBatch& batch) const {
+    if (ball != Ball::none || eps_each != nullptr) return batch;
+    return {batch.dtype, 1, batch.samples * batch.size, batch.x, batch.g};
+  }
 };
 
 }  // namespace fgunlearn

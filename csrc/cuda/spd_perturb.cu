@@ -299,12 +299,6 @@ bool begin_at_vectors(const SpdBatch& batch, std::initializer_list<const void*> 
                      [](const void* data) { return reinterpret_cast<uintptr_t>(data) % kVectorBytes == 0; });
 }
 
-// Where nothing differs between samples, they are one.
-SpdBatch merged(const SpdBatch& batch, const SpdRule& rule) {
-  if (rule.ball != Ball::none || rule.eps_each != nullptr) return batch;
-  return {batch.dtype, 1, batch.samples * batch.size, batch.x, batch.g};
-}
-
 }  // namespace
 
 void spd_perturb(const Context& context, const SpdBatch& batch_, const SpdRule& rule, void* out, void* norms) {
@@ -316,7 +310,7 @@ void spd_perturb(const Context& context, const SpdBatch& batch_, const SpdRule& 
     check(cudaMemsetAsync(norms, 0, static_cast<size_t>(batch_.samples * each), context.stream()), "cudaMemsetAsync");
     return;
   }
-  const SpdBatch batch = merged(batch_, rule);
+  const SpdBatch batch = rule.merged(batch_);
   dispatch(batch.dtype, [&](auto tag) {
     using T = decltype(tag);
     const Forward<T> pass{static_cast<const T*>(batch.x), static_cast<const T*>(batch.g), static_cast<T*>(out),
@@ -329,7 +323,7 @@ void spd_perturb_backward(const Context& context, const SpdBatch& batch_, const 
                           const void* norms, void* dx, void* dg) {
   const Range range("fgunlearn::spd_perturb_backward");
   if (batch_.samples == 0 || batch_.size == 0 || (dx == nullptr && dg == nullptr)) return;
-  const SpdBatch batch = merged(batch_, rule);
+  const SpdBatch batch = rule.merged(batch_);
   dispatch(batch.dtype, [&](auto tag) {
     using T = decltype(tag);
     const Backward<T> pass{static_cast<const T*>(batch.x),
