@@ -1,10 +1,11 @@
 // SPD-GAN's shift and its derivative: the inner loops, over contiguous elements of one sample.
 //
 // shift reads x and g (8 bytes per f32 element) and writes x~ (4); shift_backward reads the gradient, x and g (12) and
-// writes dg, or dx, or both (4 each). That is the floor, and what is moved without a norm. A norm's sums come first: they
-// read g, or all three, and write tanh(g) where the result will be; the second pass meets both in the cache where the
-// sample fits there. Per 16 floats tanh takes about 28 vector operations and a division, the rest about 10: measured 9
-// ns forward and 12 ns back on one core with AVX-512 at 3 GHz. Two such cores ask for 41 GB/s: the memory is as busy.
+// writes dg, or dx, or both (4 each). That is the floor, and what is moved without a norm. A norm's sums come first:
+// they read g, or all three, and write tanh(g) where the result will be; the second pass meets both in the cache where
+// the sample fits there. Per 16 floats tanh takes about 28 vector operations and a division, the rest about 10:
+// measured 9 ns forward and 12 ns back on one core with AVX-512 at 3 GHz. Two such cores ask for 41 GB/s: the memory is
+// as busy.
 #pragma once
 
 #include <cstring>
