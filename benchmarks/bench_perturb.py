@@ -1,4 +1,4 @@
-"""Perturbing, reading, writing and adding to k of n coordinates against torch's indexing.
+"""Perturbing, reading, writing and adding to k of n coordinates against torch's indexing; then SPD-GAN's shift.
 
 Floor: k indices read, k coordinates read and written, each in a cache line of its own at k / n = 1%; noise relative to
 the tensor's rms reads all n once.
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import fgunlearn as fg
-from fgunlearn.benchmarks import floors
+from fgunlearn.benchmarks import bench_spd_perturb, floors
 from fgunlearn.benchmarks.inputs import normal, random_indices
 from fgunlearn.benchmarks.timing import Report, add_copy
 from fgunlearn.ops.perturb import GAUSSIAN_STREAM
@@ -32,6 +32,7 @@ def run(report: Report) -> None:
         repeats=9,
         moved_bytes=floors.one_read(n),
     )
+    bench_spd_perturb.run(report)
 
 
 def _floor(report: Report, moved_bytes: float) -> float | None:

@@ -71,3 +71,13 @@ def sparse_add(n: int, k: int, itemsize: int = 4) -> float:
 def sparse_step(n: int, k: int, *, states: int, itemsize: int = 4) -> float:
     """Indices and gradient coordinates read, parameters and k float32 of each of the optimizer's states updated."""
     return k * (index_size(n) + states * 2 * 4) + 3 * sectors(n, k, itemsize)
+
+
+def shift(n: int, itemsize: int = 4) -> float:
+    """x and g read, the shifted x written: spd_perturb."""
+    return 3.0 * n * itemsize
+
+
+def shift_backward(n: int, itemsize: int = 4) -> float:
+    """Gradient, x and g read, g's gradient written."""
+    return 4.0 * n * itemsize

@@ -99,6 +99,7 @@ def predictions() -> str:
     large = 10**9
     half = 7 * 10**9
     resnet = 11_173_962
+    images = 256 * 3 * 224 * 224
     works = (
         ("top-k, ResNet-18's 62 tensors, f32", "keys read, indices written", floors.top_k(resnet, resnet // 100)),
         ("top-k, n = 1e8 f32", "keys read, indices written", floors.top_k(n, k)),
@@ -114,6 +115,8 @@ def predictions() -> str:
         ("gather or scatter of k, n = 1e8", "indices, values, sectors", floors.gather(n, k)),
         ("sparse_add, n = 1e8", "tensor read and written, indices and deltas read", floors.sparse_add(n, k)),
         ("SGD with momentum on k, n = 1e8", "indices, momenta, sectors", floors.sparse_step(n, k, states=1)),
+        ("spd_perturb, 256 x 3 x 224 x 224 f32", "x, g read, result written", floors.shift(images)),
+        ("its way back to g", "gradient, x, g read, dg written", floors.shift_backward(images)),
     )
     lines = ["| what, k = 1% of n | what must move | MB | prediction: no less than, ms |", "|---|---|---:|---:|"]
     for what, how, moved in works:

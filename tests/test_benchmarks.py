@@ -247,6 +247,7 @@ def test_floors_count_what_is_read_and_written() -> None:
     assert floors.accumulate(10**8, 2) == 10e8
     assert floors.accumulate_top_k(10**8, 10**6) == 12e8 + 4e6
     assert floors.gather(10**8, 0) == 0.0
+    assert (floors.shift(10**8), floors.shift_backward(10**8)) == (12e8, 16e8)
 
 
 def test_cubs_headers_are_the_ones_given_or_the_packages(tmp_path: Path) -> None:

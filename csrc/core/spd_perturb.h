@@ -70,7 +70,8 @@ FGU_HOST_DEVICE float hyperbolic_tangent(float x) {
   return with_sign_of(e / (e + 2.0f), x);
 }
 
-// The same with the Taylor series to r^13, which errs by less than 2^-56 of expm1(r); at most 2.6 ulp off.
+// The same with the Taylor series to r^13, which errs by less than 2^-56 of expm1(r): up to 2.5 ulp off
+// in 4e7 random numbers.
 FGU_HOST_DEVICE double hyperbolic_tangent(double x) {
   const double magnitude = bits::cast<double>(magnitude_bits(x));
   const double a = magnitude > 20.0 ? 20.0 : magnitude;
@@ -214,6 +215,12 @@ struct SpdRule {
     const double over = static_cast<double>(sample_eps) / static_cast<double>(norm);  // l2: its square is 1 / <t, t>
     const double amount = ball == Ball::l2 ? product * over * over : product * over / static_cast<double>(ties);
     return {static_cast<A>(amount), norm};
+  }
+
+  // Where nothing differs between samples, they are one: parts of equal size, however small the samples.
+  SpdBatch merged(const SpdBatch& batch) const {
+    if (ball != Ball::none || eps_each != nullptr) return batch;
+    return {batch.dtype, 1, batch.samples * batch.size, batch.x, batch.g};
   }
 };
 

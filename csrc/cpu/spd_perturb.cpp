@@ -75,12 +75,6 @@ void in_two_passes(const Executor& executor, const SpdBatch& batch, Measure&& me
   parts.for_each(executor, batch.samples, [&](const Part& part) { apply(part, states[part.sample]); });
 }
 
-// Where nothing differs between samples, they are one: parts of equal size, however small the samples.
-SpdBatch merged(const SpdBatch& batch, const SpdRule& rule) {
-  if (rule.ball != Ball::none || rule.eps_each != nullptr) return batch;
-  return {batch.dtype, 1, batch.samples * batch.size, batch.x, batch.g};
-}
-
 // Calls body with a value of the type that the batch is computed in.
 template <typename Body>
 void dispatch_accumulate(DType dtype, Body&& body) {
@@ -112,7 +106,7 @@ void perturb_as(const Executor& executor, const SpdBatch& batch, const SpdRule& 
   const int dtype = static_cast<int>(batch.dtype);
   const auto apply = [&](const Part& part, const Shift<A>& shift) {
     isa().shift[dtype](at(batch, batch.x, part), at(batch, batch.g, part), at(batch, out, part), part.count,
-                       shift.template as<double>());
+                       shift.template as<double>(), rule.ball != Ball::none);
   };
   if (rule.ball == Ball::none) {
     Parts(batch.size).for_each(executor, batch.samples, [&](const Part& part) {
@@ -122,7 +116,8 @@ void perturb_as(const Executor& executor, const SpdBatch& batch, const SpdRule& 
   }
   const auto measure = rule.ball == Ball::l2 ? isa().sum_of_squared_tanh[dtype] : isa().largest_tanh[dtype];
   in_two_passes<double, Shift<A>>(
-      executor, batch, [&](const Part& part) { return measure(at(batch, batch.g, part), part.count); },
+      executor, batch,
+      [&](const Part& part) { return measure(at(batch, batch.g, part), part.count, at(batch, out, part)); },
       [&](int64_t sample, const double* measured, int64_t parts) {
         norms[sample] = norm_of(rule.ball, rule.eps_of<A>(sample), measured, parts);
         return rule.shift_of<A>(sample, norms[sample]);
@@ -142,7 +137,7 @@ void backward_as(const Executor& executor, const SpdBatch& batch, const SpdRule&
   const auto apply = [&](const Part& part, const State& state) {
     isa().shift_backward[dtype](at(batch, batch.x, part), at(batch, batch.g, part), at(batch, grad, part),
                                 at(batch, dx, part), at(batch, dg, part), part.count, state.shift.template as<double>(),
-                                state.pull.template as<double>(), state.ball);
+                                state.pull.template as<double>(), state.ball, state.ball != Ball::none);
   };
   const auto shift_of = [&](int64_t sample) {
     return rule.shift_of<A>(sample, rule.ball == Ball::none ? A(0) : norms[sample]);
@@ -160,7 +155,7 @@ void backward_as(const Executor& executor, const SpdBatch& batch, const SpdRule&
         if (rule.is_inside(norm)) return SpdSums{};  // nothing is pulled: one pass
         return isa().pull_sums[dtype](at(batch, batch.x, part), at(batch, batch.g, part), at(batch, grad, part),
                                       part.count, shift_of(part.sample).template as<double>(),
-                                      static_cast<double>(norm));
+                                      static_cast<double>(norm), at(batch, dg, part));
       },
       [&](int64_t sample, const SpdSums* measured, int64_t parts) {
         const Shift<A> shift = shift_of(sample);
@@ -182,7 +177,7 @@ void spd_perturb(const Executor& executor, const SpdBatch& batch, const SpdRule&
     using A = decltype(tag);
     A* typed = static_cast<A*>(norms);
     if (rule.ball != Ball::none) std::fill_n(typed, batch.samples, A(0));
-    if (batch.samples > 0 && batch.size > 0) perturb_as<A>(executor, merged(batch, rule), rule, out, typed);
+    if (batch.samples > 0 && batch.size > 0) perturb_as<A>(executor, rule.merged(batch), rule, out, typed);
   });
 }
 
@@ -191,7 +186,7 @@ void spd_perturb_backward(const Executor& executor, const SpdBatch& batch, const
   if (batch.samples == 0 || batch.size == 0) return;
   dispatch_accumulate(batch.dtype, [&](auto tag) {
     using A = decltype(tag);
-    backward_as<A>(executor, merged(batch, rule), rule, grad, static_cast<const A*>(norms), dx, dg);
+    backward_as<A>(executor, rule.merged(batch), rule, grad, static_cast<const A*>(norms), dx, dg);
   });
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -156,3 +157,20 @@ def test_a_score_is_accumulated_and_ranked_beyond_2_to_the_32() -> None:
     assert index.tolist() == PLACES
     assert threshold.tolist() == [8.0]
     assert score[places()].tolist() == [2.0 * v * v for v in range(2, 2 + len(PLACES))]
+
+
+@pytest.mark.parametrize("norm", [None, "l2", "linf"])
+def test_a_shift_reaches_both_sides_of_2_to_the_32(norm: str | None) -> None:
+    need(40)
+    x = torch.full((1, N), 0.5, dtype=torch.bfloat16, device="cuda")
+    g = torch.zeros_like(x).requires_grad_()
+    with torch.no_grad():
+        g[0, places()] = 20.0
+    out = ops.spd_perturb(x, g, eps=0.25, norm=norm, radius=0.25)
+    moved = 0.25 / math.sqrt(len(PLACES)) if norm == "l2" else 0.25
+    assert int((out != 0.5).sum()) == len(PLACES)
+    assert out[0, places()].eq(torch.tensor(0.5 + moved).bfloat16().cuda()).all()
+    (dg,) = torch.autograd.grad(out, g, x)
+    assert not dg[0, places()].any()  # tanh is flat there
+    elsewhere = dg[0, torch.tensor([2, 2**31 + 1, 2**32 + 1], device="cuda")].float()
+    torch.testing.assert_close(elsewhere, torch.full_like(elsewhere, 0.125 * moved / 0.25), rtol=2.0**-8, atol=0)

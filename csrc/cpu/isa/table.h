@@ -49,14 +49,15 @@ struct Isa {
   void (*draw)(Draw kind, uint64_t seed, uint32_t stream, int64_t first, const int64_t* index, int64_t n, double* out);
 
   // spd_perturb, over n contiguous elements of one sample, by DType: x~; the sum of tanh(g)^2 and the largest |tanh(g)|
-  // (NaN where there is one); what the pull takes; dx and dg, each where it is not null.
-  void (*shift[4])(const void* x, const void* g, void* out, int64_t n, const Shift<double>& shift);
-  double (*sum_of_squared_tanh[4])(const void* g, int64_t n);
-  double (*largest_tanh[4])(const void* g, int64_t n);
+  // (NaN where there is one); what the pull takes; dx and dg, each where it is not null. Those that sum leave tanh(g)
+  // in `keep`, where the result will be, for the call that follows with `kept` (f32 and f64; others compute it anew).
+  void (*shift[4])(const void* x, const void* g, void* out, int64_t n, const Shift<double>& shift, bool kept);
+  double (*sum_of_squared_tanh[4])(const void* g, int64_t n, void* keep);
+  double (*largest_tanh[4])(const void* g, int64_t n, void* keep);
   SpdSums (*pull_sums[4])(const void* x, const void* g, const void* grad, int64_t n, const Shift<double>& shift,
-                          double norm);
+                          double norm, void* keep);
   void (*shift_backward[4])(const void* x, const void* g, const void* grad, void* dx, void* dg, int64_t n,
-                            const Shift<double>& shift, const Pull<double>& pull, Ball ball);
+                            const Shift<double>& shift, const Pull<double>& pull, Ball ball, bool kept);
 };
 
 // The best table for this processor, or the one that FGUNLEARN_SIMD names ("scalar", "avx2", "avx512"), read once
