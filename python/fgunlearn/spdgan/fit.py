@@ -104,7 +104,8 @@ def fit_generator(
         magnitude = torch.linalg.vector_norm(shifted - x) / math.sqrt(x.numel())  # its gradient at 0 is 0, not NaN
         terms = [(settings.shift_weight, -shift), (settings.magnitude_weight, F.relu(magnitude - settings.magnitude))]
         if critic is not None:
-            terms.append((settings.critic_weight, -critic.network(shifted - 0.5).mean()))
+            joined = min(1.0, step / max(1.0, settings.critic_ramp * settings.steps))
+            terms.append((joined * settings.critic_weight, -critic.network(shifted - 0.5).mean()))
         optimizer.zero_grad(set_to_none=True)
         shifted.backward(_pull(shifted, terms), inputs=list(generator.parameters()))
         optimizer.step()

@@ -10,11 +10,16 @@ from dataclasses import dataclass
 class Fitting:
     """How an :class:`fgunlearn.SPDGAN` is trained, and when it stops.
 
+    The three weights are relative: each term's gradient in x~ is brought to its weight's length before they are added,
+    so that they say how hard each pulls, whatever it is measured in.
+
     Args:
         steps: at most this many; each trains the critic once and the generator once.
         batch: samples per step, at least 2.
         lr: of Adam, for both networks.
         critic_weight: of -D(x~); 0 trains no critic.
+        critic_ramp: share of the steps over which the critic comes to its weight, in [0, 1]: it would hold back a shift
+            that is not there yet, and whose direction is still noise.
         shift_weight: lambda_shift, of the squared MMD that is to grow.
         magnitude_weight: lambda_mag, of what rms(x~ - x) exceeds ``magnitude`` by.
         magnitude: c, in units of the data's range.
@@ -34,9 +39,10 @@ class Fitting:
     steps: int = 300
     batch: int = 64
     lr: float = 1e-3
-    critic_weight: float = 1.0
-    shift_weight: float = 10.0
-    magnitude_weight: float = 10.0
+    critic_weight: float = 0.5
+    critic_ramp: float = 0.3
+    shift_weight: float = 1.0
+    magnitude_weight: float = 1.0
     magnitude: float = 0.1
     accuracy_budget: float | None = 0.1
     average: float = 0.98
@@ -59,6 +65,9 @@ class Fitting:
             check_number("accuracy_budget", self.accuracy_budget)
             if not 0.0 <= self.accuracy_budget <= 1.0:
                 raise ValueError(f"accuracy_budget must be in [0, 1] or None, got {self.accuracy_budget}")
+        check_number("critic_ramp", self.critic_ramp)
+        if not 0.0 <= self.critic_ramp <= 1.0:
+            raise ValueError(f"critic_ramp must be in [0, 1], got {self.critic_ramp}")
         for name in ("average", "heldout_share"):
             value = getattr(self, name)
             check_number(name, value)
