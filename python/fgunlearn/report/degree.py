@@ -86,7 +86,7 @@ def _methods_panel(panel: Axes, tasks: Sequence[dict[str, Any]], shift: str) -> 
         found = [task["methods"][i] for task in tasks]
         x = [f["distance"] for f in found]
         y = [POINTS * f["degree"][shift]["net"]["value"] for f in found]
-        look = {"marker": _MARKERS[i], "color": _COLOURS[i], "linestyle": "none"}
+        look: dict[str, Any] = {"marker": _MARKERS[i], "color": _COLOURS[i], "linestyle": "none"}
         panel.plot(x, y, ms=3.0, alpha=0.45, **look)
         name = "source (0 by definition)" if model["name"] == SOURCE else model["name"]
         panel.plot(sum(x) / len(x), sum(y) / len(y), ms=7.0, label=name, markeredgecolor="white", **look)
