@@ -135,7 +135,7 @@ def check_fits(network: nn.Module, x: Tensor, y: Tensor, option: str) -> None:
         raise ValueError(f"{option}: there is no sample in it")
     with evaluation_mode(network):
         try:
-            out = network(x[:1])
+            out = network(x[:1].clone())  # it may work in place
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise ValueError(
                 f"{option}: the model of --arch does not take samples of shape {tuple(x.shape[1:])} and {x.dtype}: "
