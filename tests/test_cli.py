@@ -1,13 +1,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,10 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import fgunlearn
-from fgunlearn.cli import main
+from command_line import Run, press_ctrl_c, refused, start, wait_for
 from fgunlearn.experiment.data import Dataset
-
-Run = Callable[..., tuple[int, str, str]]
 
 ARCHITECTURE = """
 from pathlib import Path
@@ -32,33 +26,6 @@ def make():
 def number():
     return 3
 """
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command line in this process: exit status, stdout, stderr."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fgunlearn", *map(str, arguments)])
-        status = 0
-        try:
-            main()
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        output = capsys.readouterr()
-        return status, output.out, output.err
-
-    return call
-
-
-def refused(result: tuple[int, str, str], *parts: str) -> None:
-    status, _, error = result
-    assert status == 2
-    assert error.startswith("fgunlearn: ")
-    assert error.count("\n") == 1, error
-    for part in parts:
-        assert part in error
 
 
 @pytest.fixture
@@ -105,7 +72,7 @@ def test_version(run: Run) -> None:
     assert run("--version")[:2] == (0, f"fgunlearn {fgunlearn.__version__}\n")
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["unlearn"], ["bench"], ["info"]])
+@pytest.mark.parametrize("command", [[], ["demo"], ["unlearn"], ["spdgan"], ["bench"], ["info"]])
 def test_every_command_has_help(run: Run, command: list[str]) -> None:
     status, out, _ = run(*command, "--help")
     assert status == 0
@@ -225,56 +192,6 @@ def test_a_repair_that_diverges_leaves_the_old_file(run: Run, work: Path) -> Non
     Path("out.safetensors").write_bytes(b"the old one")
     refused(run(*options(lr=1e30)), "diverged")
     assert Path("out.safetensors").read_bytes() == b"the old one"
-
-
-RUN_MAIN = "from fgunlearn.cli import main; main()"
-
-
-def start(work: Path, *arguments: object, code: str = RUN_MAIN) -> subprocess.Popen[str]:
-    environment = {**os.environ, "TMPDIR": str(work / "tmp")}
-    (work / "tmp").mkdir(exist_ok=True)
-    package = str(Path(fgunlearn.__file__).parents[1])
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")]))
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        cwd=work,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # A shell's background job ignores SIGINT and so would its children: give these a terminal's setting.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "did not get there in a minute"
-        time.sleep(0.02)
-
-
-def press_ctrl_c(process: subprocess.Popen[str]) -> None:
-    """To the whole group, as a terminal does, and see that nothing is left of it."""
-    os.killpg(process.pid, signal.SIGINT)
-    out, error = process.communicate(timeout=30)
-    assert process.returncode == 130, error
-    assert error == "interrupted\n"
-    assert out == ""
-    deadline = time.monotonic() + 5  # multiprocessing's own resource tracker outlives the parent by a moment
-    while group_lives(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not group_lives(process.pid)
-
-
-def group_lives(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def test_ctrl_c_ends_unlearn_and_leaves_the_old_file(work: Path) -> None:

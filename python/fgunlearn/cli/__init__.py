@@ -1,4 +1,4 @@
-"""The command line: ``fgunlearn demo | unlearn | bench | info``."""
+"""The command line: ``fgunlearn demo | unlearn | spdgan | bench | info``."""
 
 from fgunlearn.cli.main import main
 

@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 import fgunlearn
+from fgunlearn.cli.inputs import check_folder_of
+from fgunlearn.cli.spdgan import app as spdgan_app
 from fgunlearn.cli.unlearn import unlearn_command
 from fgunlearn.files import replacing
 
@@ -28,6 +30,7 @@ app = typer.Typer(
     help="Removes chosen training data from a trained model, and measures how far the removal went.",
 )
 app.command("unlearn")(unlearn_command)
+app.add_typer(spdgan_app, name="spdgan")
 
 
 def _version(wanted: bool) -> None:
@@ -90,8 +93,7 @@ def demo(
     for name in chosen:
         if name not in scenarios.NAMES:
             raise ValueError(f"--scenario must be one of {', '.join(scenarios.NAMES)}, got {name!r}")
-    if not out.parent.is_dir():
-        raise ValueError(f"--out: there is no folder {out.parent}")
+    check_folder_of(out, "--out")
     settings = demonstration.Demo(
         source=data,
         scenarios=tuple(dict.fromkeys(chosen)),
@@ -137,8 +139,7 @@ def bench(
         raise ValueError(f"NAME must be one of {', '.join(BENCHMARKS)}, got {name!r}")
     _at_least(1, "--threads", threads)
     for option, path in (("--json", json), ("--profile", profile)):
-        if path is not None and not path.parent.is_dir():
-            raise ValueError(f"{option}: there is no folder {path.parent}")
+        check_folder_of(path, option)
     if json is not None and profile is not None:
         raise ValueError("--json and --profile exclude each other: times taken under a profiler are no figures")
     _check_device(device)
@@ -240,7 +241,7 @@ def main() -> None:
     except BrokenProcessPool:
         print("fgunlearn: a worker process died (killed, or out of memory?); --jobs 1 needs none", file=sys.stderr)
         status = 1
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         print(f"fgunlearn: {error}", file=sys.stderr)
         status = 2
     except Exception as error:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -12,10 +10,10 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from fgunlearn.cli.inputs import check_folder_of, load_data, load_ids, load_model
 from fgunlearn.experiment.data import Batches
 from fgunlearn.files import replacing
 from fgunlearn.parameters import trainable
@@ -66,18 +64,18 @@ def unlearn_command(
     The function of --arch is imported with the current folder on the path. The result is written at once: after an
     error or Ctrl-C, --out is as it was.
     """
-    network, weights, metadata = _load_model(model, arch)
-    x, y = _load_data(data, "--data")
-    ids = _load_ids(forget, len(y))
+    network, weights, metadata = load_model(model, "--model", arch)
+    trainable(network)
+    x, y = load_data(data, "--data")
+    ids = load_ids(forget, "--forget", len(y))
     rest = torch.ones(len(y), dtype=torch.bool)
     rest[ids] = False
     if not bool(rest.any()):
         raise ValueError(f"--forget: {forget} names every row of {data}; nothing would remain")
-    if not out.parent.is_dir():
-        raise ValueError(f"--out: there is no folder {out.parent}")
+    check_folder_of(out, "--out")
     if perturb not in _PERTURBATIONS:
         raise ValueError(f"--perturb must be one of {', '.join(_PERTURBATIONS)}, got {perturb!r}")
-    held = None if heldout is None else Batches(*_load_data(heldout, "--heldout"), batch)
+    held = None if heldout is None else Batches(*load_data(heldout, "--heldout"), batch)
     result = unlearn(
         network,
         Batches(x[ids], y[ids], batch),
@@ -109,79 +107,6 @@ def _strategy(name: str, ratio: float, score: str, seed: int) -> Strategy:
     if name == "random_topk":
         return RandomTopK(ratio, score=score, seed=seed)  # type: ignore[arg-type]
     raise ValueError(f"--strategy must be topk, randomk or random_topk, got {name!r}")
-
-
-def _load_model(path: Path, arch: str) -> tuple[nn.Module, dict[str, Tensor], dict[str, str] | None]:
-    module_name, _, function_name = arch.partition(":")
-    if not module_name or not function_name:
-        raise ValueError(f"--arch must be module:function, got {arch!r}")
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        make = getattr(importlib.import_module(module_name), function_name)
-    except ImportError as error:
-        raise ValueError(f"--arch: can't import {module_name!r}: {error}") from error
-    except AttributeError as error:
-        raise ValueError(f"--arch: module {module_name!r} has no {function_name!r}") from error
-    network = make()
-    if not isinstance(network, nn.Module):
-        raise ValueError(f"--arch: {arch} must return a torch.nn.Module, got {type(network).__name__}")
-    weights, metadata = _read(path, "--model")
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"--model: {path} does not fit {arch}: {' '.join(str(error).split())}") from error
-    trainable(network)
-    return network, weights, metadata
-
-
-def _read(path: Path, option: str) -> tuple[dict[str, Tensor], dict[str, str] | None]:
-    if not path.is_file():
-        raise ValueError(f"{option}: there is no file {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-        return load_file(path), metadata
-    except (SafetensorError, ValueError) as error:
-        raise ValueError(f"{option}: {path} is not a readable safetensors file: {error}") from error
-
-
-def _load_data(path: Path, option: str) -> tuple[Tensor, Tensor]:
-    tensors, _ = _read(path, option)
-    if not {"x", "y"} <= tensors.keys():
-        raise ValueError(
-            f"{option}: {path} must hold the tensors x and y, found {', '.join(sorted(tensors)) or 'none'}"
-        )
-    x, y = tensors["x"], tensors["y"]
-    if y.dtype != torch.int64 or y.dim() != 1 or len(x) != len(y):
-        raise ValueError(
-            f"{option}: y must be int64 of shape (samples,) with one label per row of x, got {y.dtype} of shape "
-            f"{tuple(y.shape)} for x of shape {tuple(x.shape)}"
-        )
-    return x, y
-
-
-def _load_ids(path: Path, rows: int) -> Tensor:
-    if not path.is_file():
-        raise ValueError(f"--forget: there is no file {path}")
-    ids: list[int] = []
-    seen: set[int] = set()
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        text = line.partition("#")[0].strip()
-        if not text:
-            continue
-        if not text.isdecimal():
-            raise ValueError(f"--forget: line {number} of {path} must be a row number, got {text!r}")
-        row = int(text)
-        if row >= rows:
-            raise ValueError(f"--forget: line {number} of {path} is {row}, but the data has {rows} rows")
-        if row in seen:
-            raise ValueError(f"--forget: line {number} of {path} repeats row {row}")
-        seen.add(row)
-        ids.append(row)
-    if not ids:
-        raise ValueError(f"--forget: {path} names no row")
-    return torch.tensor(sorted(ids))
 
 
 def _write(network: nn.Module, before: dict[str, Tensor], metadata: dict[str, str] | None, out: Path) -> None:

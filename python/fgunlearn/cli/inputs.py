@@ -1,0 +1,163 @@
+"""What commands are given: models, data and row numbers, read from files and checked; errors name the option."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fgunlearn.batches import evaluation_mode
+from fgunlearn.metrics.accuracy import checked_logits
+
+Metadata = dict[str, str] | None
+
+
+def check_folder_of(path: Path | None, option: str) -> None:
+    """That a file can be put there.
+
+    Raises:
+        ValueError: its folder does not exist, or it is a folder itself.
+    """
+    if path is None:
+        return
+    if not path.parent.is_dir():
+        raise ValueError(f"{option}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise ValueError(f"{option}: {path} is a folder")
+
+
+def load_model(path: Path, option: str, arch: str) -> tuple[nn.Module, dict[str, Tensor], Metadata]:
+    """The model that ``module:function`` makes, with the weights of a file, those weights, and the file's metadata.
+
+    The module is imported with the current folder on the path.
+
+    Raises:
+        ValueError: what is wrong with either.
+    """
+    module_name, _, function_name = arch.partition(":")
+    if not module_name or not function_name:
+        raise ValueError(f"--arch must be module:function, got {arch!r}")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        make = getattr(importlib.import_module(module_name), function_name)
+    except ImportError as error:
+        raise ValueError(f"--arch: can't import {module_name!r}: {error}") from error
+    except AttributeError as error:
+        raise ValueError(f"--arch: module {module_name!r} has no {function_name!r}") from error
+    network = make()
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"--arch: {arch} must return a torch.nn.Module, got {type(network).__name__}")
+    weights, metadata = read_tensors(path, option)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{option}: {path} does not fit {arch}: {in_one_line(error)}") from error
+    return network, weights, metadata
+
+
+def read_tensors(path: Path, option: str) -> tuple[dict[str, Tensor], Metadata]:
+    """The tensors and the metadata of a safetensors file.
+
+    Raises:
+        ValueError: there is none, or it can't be read.
+    """
+    check_file(path, option)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+        return load_file(path), metadata
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{option}: {path} is not a readable safetensors file: {error}") from error
+
+
+def load_data(path: Path, option: str) -> tuple[Tensor, Tensor]:
+    """x, samples first, and y, int64 (samples,), of a safetensors file.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    tensors, _ = read_tensors(path, option)
+    if not {"x", "y"} <= tensors.keys():
+        raise ValueError(
+            f"{option}: {path} must hold the tensors x and y, found {', '.join(sorted(tensors)) or 'none'}"
+        )
+    x, y = tensors["x"], tensors["y"]
+    if y.dtype != torch.int64 or y.dim() != 1 or x.dim() == 0 or len(x) != len(y):
+        raise ValueError(
+            f"{option}: y must be int64 of shape (samples,) with one label per row of x, got {y.dtype} of shape "
+            f"{tuple(y.shape)} for x of shape {tuple(x.shape)}"
+        )
+    return x, y
+
+
+def load_ids(path: Path, option: str, rows: int) -> Tensor:
+    """The row numbers of a text file, one per line, ascending, int64; ``#`` begins a comment.
+
+    Raises:
+        ValueError: a line that is not the number of one of ``rows`` rows, a row named twice, or none.
+    """
+    check_file(path, option)
+    ids: list[int] = []
+    seen: set[int] = set()
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        if not text.isdecimal():
+            raise ValueError(f"{option}: line {number} of {path} must be a row number, got {text!r}")
+        row = int(text)
+        if row >= rows:
+            raise ValueError(f"{option}: line {number} of {path} is {row}, but the data has {rows} rows")
+        if row in seen:
+            raise ValueError(f"{option}: line {number} of {path} repeats row {row}")
+        seen.add(row)
+        ids.append(row)
+    if not ids:
+        raise ValueError(f"{option}: {path} names no row")
+    return torch.tensor(sorted(ids))
+
+
+@torch.no_grad()
+def check_fits(network: nn.Module, x: Tensor, y: Tensor, option: str) -> None:
+    """That the model takes such samples and knows such labels.
+
+    Raises:
+        ValueError: there is no sample, the model fails on the first one or returns no logits, or a label is not the
+            number of one of its classes.
+    """
+    if len(y) == 0:
+        raise ValueError(f"{option}: there is no sample in it")
+    with evaluation_mode(network):
+        try:
+            out = network(x[:1].clone())  # it may work in place
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise ValueError(
+                f"{option}: the model of --arch does not take samples of shape {tuple(x.shape[1:])} and {x.dtype}: "
+                f"{in_one_line(error)}"
+            ) from error
+    classes = checked_logits(out, y[:1]).shape[1]
+    smallest, largest = int(y.min()), int(y.max())
+    if smallest < 0 or largest >= classes:
+        wrong = smallest if smallest < 0 else largest
+        raise ValueError(f"{option}: labels must be in [0, {classes}), the model's classes, got {wrong}")
+
+
+def check_file(path: Path, option: str) -> None:
+    """That there is such a file.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not path.is_file():
+        raise ValueError(f"{option}: there is no file {path}")
+
+
+def in_one_line(error: Exception) -> str:
+    """An error's message without its line breaks."""
+    return " ".join(str(error).split())
