@@ -47,6 +47,8 @@ app = typer.Typer(
 )
 app.command()(study)
 
+app.command()(study)
+
 Model = Annotated[Path, typer.Option(help="The source model's weights, a safetensors file (a state_dict).")]
 Arch = Annotated[str, typer.Option(help="module:function that makes the model with no arguments.")]
 Training = Annotated[Path, typer.Option(help="Training data, a safetensors file: x (samples first) and y (int64).")]

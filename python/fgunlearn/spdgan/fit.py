@@ -110,7 +110,7 @@ def fit_generator(
         shifted.backward(_pull(shifted, terms), inputs=list(generator.parameters()))
         optimizer.step()
         average.update_parameters(generator)
-        loss = sum(weight * term.detach() for weight, term in terms)
+        loss = torch.stack([weight * term.detach() for weight, term in terms]).sum()
         for name, value in (("shift", shift), ("magnitude", magnitude), ("generator_loss", loss)):
             pending[name].append(value.detach())
         tick()

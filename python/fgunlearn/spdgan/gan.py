@@ -34,7 +34,8 @@ class SPDGAN:
 
     A generator G gives x~ = clamp(x + delta), delta = eps * tanh(G(x)), trained so that the source model's penultimate
     features of x~ leave those of its training data (squared MMD), while a critic keeps x~ among the real samples, and a
-    magnitude term and eps keep it subtle: L_G = -D(x~) - lambda_shift * MMD^2 + lambda_mag * max(0, rms(delta) - c).
+    magnitude term and eps keep it subtle: L_G = -D(x~) - lambda_shift * MMD^2 + lambda_mag * max(0, rms(delta) - c),
+    the weights relative to each other, see :class:`fgunlearn.spdgan.Fitting`.
 
     Everything is measured in units of the data's range, channel by channel: eps 0.1 moves a value by at most a tenth
     of the way from the smallest to the largest. Samples may be images (channels, h, w) of 1 to 4 channels from 8x8
