@@ -45,7 +45,6 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Shift data slightly off what a model was trained on, and measure how deep an unlearning of it went.",
 )
-app.command()(study)
 
 Model = Annotated[Path, typer.Option(help="The source model's weights, a safetensors file (a state_dict).")]
 Arch = Annotated[str, typer.Option(help="module:function that makes the model with no arguments.")]
@@ -243,6 +242,9 @@ def evaluate(
             json,
         )
         _print(f"The same as JSON in {json}.")
+
+
+app.command()(study)
 
 
 def _load_gan(path: Path) -> SPDGAN:
