@@ -45,7 +45,6 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Shift data slightly off what a model was trained on, and measure how deep an unlearning of it went.",
 )
-app.command()(study)
 
 app.command()(study)
 
@@ -245,6 +244,9 @@ def evaluate(
             json,
         )
         _print(f"The same as JSON in {json}.")
+
+
+app.command()(study)
 
 
 def _load_gan(path: Path) -> SPDGAN:
