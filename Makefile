@@ -2,6 +2,7 @@
 #   make demo    train, unlearn and check a real model on real data
 #   make test    the tests
 #   make bench   the benchmarks, about ten minutes
+#   make unlearning-degree   the study in docs/unlearning-degree.md, about ten minutes
 #   make check-cuda   what can be held of the CUDA kernels without a GPU
 # TORCH_SPEC picks the torch to install, e.g. make test TORCH_SPEC="torch==2.13.0".
 
@@ -19,7 +20,7 @@ CXX_SOURCES := $(shell find csrc tests/cuda -name '*.cpp' -o -name '*.h' -o -nam
 # Another torch or CUDA setting is another installation: the stamps carry both.
 TAG := $(shell printf '%s' '$(TORCH_SPEC)-$(FGUNLEARN_CUDA)' | tr -c 'A-Za-z0-9.' '_')
 
-.PHONY: demo test bench check-cuda lint format clean install
+.PHONY: demo test bench unlearning-degree check-cuda lint format clean install
 .DELETE_ON_ERROR:
 
 install: $(VENV)/installed-$(TAG)
@@ -35,6 +36,10 @@ bench: install
 	@for name in $(BENCHES); do \
 	  $(BIN)/fgunlearn bench $$name --json benchmarks/results/$$name.json $(ARGS) || exit 1; \
 	done
+
+unlearning-degree: install
+	$(BIN)/fgunlearn spdgan study --out docs/results $(ARGS)
+	$(BIN)/python scripts/degree_page.py
 
 check-cuda: $(VENV)/dependencies-$(TAG)
 	PYTHON=$(BIN)/python scripts/check_cuda.sh

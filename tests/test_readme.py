@@ -63,3 +63,15 @@ def test_every_figure_of_the_benchmarks_page_is_the_committed_measurement(script
         assert "Not measured yet" in benchmark_tables.gpus()
     with pytest.raises(ValueError, match=r"benchmarks/README\.md has 0 marks '<!-- figures: cpu -->'"):
         benchmark_tables.rendered("nothing")
+
+
+def test_every_figure_of_the_unlearning_degree_page_is_the_committed_measurement(
+    script: Callable[[str], ModuleType],
+) -> None:
+    degree_page = script("degree_page")
+    page = (ROOT / "docs" / "unlearning-degree.md").read_text()
+    assert degree_page.rendered(page) == page
+    for picture in re.findall(r"!\[.*?\]\((.*?)\)", page):
+        assert (ROOT / "docs" / picture).is_file(), picture
+    with pytest.raises(ValueError, match=r"docs/unlearning-degree\.md has 0 marks '<!-- figures: digits "):
+        degree_page.rendered("nothing")
