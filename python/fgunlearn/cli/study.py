@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,22 +69,31 @@ def study(
         save(samples_figure(*samples[name]), out / f"{stem}-{name}-samples.png")
         save(training_figure(History(**first["history"])), out / f"{stem}-{name}-training.svg")
     _print(results)
-    print(f"{results['seconds'] / 60:.1f} minutes; all of it in {out / stem}.json, figures beside it")
+    print(f"{results['seconds'] / 60:.1f} minutes; all figures as JSON in {out / stem}.json, plots beside it")
+
+
+_WIDTH = 140  # columns of text that the table needs
 
 
 def _print(results: dict[str, Any]) -> None:
     """UD_net of retraining under each shift, by setting."""
     from fgunlearn.experiment.degree.settings import SETTINGS
 
-    shown = Table("setting", "shift", "source on shifted D_u %", "UD_net of retraining", "UD_net of loss", box=None)
+    shown = Table("setting", "shift", "source on shifted D_u %", "UD_net of retraining, points", "of loss", box=None)
     for name, summary in results["summary"].items():
         for row in summary["shifts"]:
-            net, loss = row["retrained"]["net"], row["retrained"]["net_loss"]
             shown.add_row(
                 SETTINGS[name].title,
                 row["name"],
-                f"{100 * row['source_accuracy']['mean']:.1f}",
-                f"{100 * net['mean']:.1f} ± {100 * net['std']:.1f} points",
-                f"{loss['mean']:.2f} ± {loss['std']:.2f}",
+                _spread(row["source_accuracy"], 100.0, 1),
+                _spread(row["retrained"]["net"], 100.0, 1),
+                _spread(row["retrained"]["net_loss"], 1.0, 2),
             )
-    Console(width=120).print(shown)
+    console = Console(highlight=False)
+    Console(width=max(console.width, _WIDTH), highlight=False).print(shown)
+
+
+def _spread(found: dict[str, float], scale: float, digits: int) -> str:
+    """Mean±std; the mean alone for a single seed."""
+    spread = "" if math.isnan(found["std"]) else f"±{scale * found['std']:.{digits}f}"
+    return f"{scale * found['mean'] + 0.0:.{digits}f}{spread}"
