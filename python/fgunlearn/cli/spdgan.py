@@ -46,8 +46,6 @@ app = typer.Typer(
     help="Shift data slightly off what a model was trained on, and measure how deep an unlearning of it went.",
 )
 
-app.command()(study)
-
 Model = Annotated[Path, typer.Option(help="The source model's weights, a safetensors file (a state_dict).")]
 Arch = Annotated[str, typer.Option(help="module:function that makes the model with no arguments.")]
 Training = Annotated[Path, typer.Option(help="Training data, a safetensors file: x (samples first) and y (int64).")]
