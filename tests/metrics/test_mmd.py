@@ -196,3 +196,8 @@ def test_arguments_out_of_range_are_refused() -> None:
         mmd_test(x, x, permutations=0)
     with pytest.raises(ValueError, match="x must be of shape"):
         median_bandwidth(x[:1])
+
+
+def test_sets_whose_kernel_would_not_fit_memory_are_refused() -> None:
+    with pytest.raises(ValueError, match="at most 16,384 samples together, got 16,000 and 400"):
+        mmd_test(torch.zeros(16_000, 1), torch.zeros(400, 1))

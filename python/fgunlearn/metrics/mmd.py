@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 _SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the mixture's squared bandwidths, around the one that is given
+MOST_TESTED = 1 << 14
+"""Samples of both sets together that a permutation test takes: 2 GiB of kernel values."""
+
 _ROWS = 512  # permutations of the test that are worked on at a time
 _LARGEST = 2048  # samples of a set that the median distance is taken over
 
@@ -78,7 +81,7 @@ def mmd_test(
     samples that are exchangeable under the hypothesis, in (0, 1], and never below 1 / (1 + permutations). Where y are
     changed copies of x's very samples, the two sets are closer than independent ones, and the test is conservative.
 
-    Memory: (n + m)^2 kernel values in float64.
+    Memory: (n + m)^2 kernel values in float64, so n + m may be 16,384 at most; a uniform part of larger sets will do.
 
     Args:
         x: float (n, features), n >= 2.
@@ -89,9 +92,11 @@ def mmd_test(
 
     Raises:
         ValueError: fewer than two samples, other numbers of features, a NaN or an infinity, permutations < 1, a
-            bandwidth <= 0.
+            bandwidth <= 0, more than 16,384 samples.
     """
     _check_pair(x, y)
+    if len(x) + len(y) > MOST_TESTED:
+        raise ValueError(f"x and y must have at most {MOST_TESTED:,} samples together, got {len(x):,} and {len(y):,}")
     for name, samples in (("x", x), ("y", y)):
         if not bool(samples.isfinite().all()):
             raise ValueError(f"{name} holds NaN or infinity")

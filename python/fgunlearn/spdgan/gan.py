@@ -273,24 +273,26 @@ class SPDGAN:
         return unit_range(low, high, self.lo, self.hi)
 
     def _material(self, forget: Sampled, train: Sampled | None, scope: UnitRange) -> Material:
-        device = scope.low.device
-        order = torch.randperm(len(forget.x), generator=torch.Generator().manual_seed(self.seed))
+        samples = self._in_range(forget.x, scope, "loader: x")
+        order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(self.seed))
         count = int(self.fitting.heldout_share * len(order))
         if count < 2 or len(order) - count < 2:  # too few to part: the look is at what it learns from
-            learned = heldout = order
+            inputs = heldout = samples[order.to(samples.device)]
         else:
-            heldout, learned = order[:count], order[count:]
-        asked, inputs = (scope.to_unit(forget.x[part].to(device)) for part in (heldout, learned))
-        if self.outside == "error":
-            _refuse_outside(torch.cat([asked, inputs]), "loader: x")
+            heldout, inputs = (samples[part.to(samples.device)] for part in (order[:count], order[count:]))
         if train is None:
-            return Material(inputs=(inputs,), reference=inputs, heldout=asked)
+            return Material(inputs=(inputs,), reference=inputs, heldout=heldout)
         # In no order: a loader sorted by class must not put one class first.
         order = torch.randperm(len(train.x), generator=torch.Generator().manual_seed(self.seed))
-        rest = scope.to_unit(train.x[order].to(device))
+        rest = self._in_range(train.x[order], scope, "train_loader: x")
+        return Material(inputs=(inputs, rest), reference=rest, heldout=heldout)
+
+    def _in_range(self, x: Tensor, scope: UnitRange, argument: str) -> Tensor:
+        """In units of the range: clamped to it, so that clamping alone is no shift, or refused."""
+        unit = scope.to_unit(x.to(scope.low.device))
         if self.outside == "error":
-            _refuse_outside(rest, "train_loader: x")
-        return Material(inputs=(inputs, rest), reference=rest, heldout=asked)
+            _refuse_outside(unit, argument)
+        return unit.clamp(0.0, 1.0)
 
 
 class Perturbed(Iterable[tuple[Tensor, Tensor]]):
