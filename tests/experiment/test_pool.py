@@ -1,7 +1,13 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import pytest
 import torch
@@ -52,3 +58,45 @@ def test_a_worker_that_dies_ends_the_run() -> None:
 def test_an_error_in_a_task_comes_out_as_it_is(jobs: int) -> None:
     with pytest.raises(ValueError, match="no 7"):
         pool.run_all(_refuse, [7], jobs, lambda: None)
+
+
+_SLEEPERS = """
+import os, sys, time
+from pathlib import Path
+from fgunlearn.experiment import pool
+
+def sleep(folder):
+    (Path(folder) / str(os.getpid())).touch()
+    time.sleep(600)
+
+if __name__ == "__main__":
+    pool.run_all(sleep, [sys.argv[1]] * 2, 2, lambda: None)
+"""
+
+
+def _is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def _within(seconds: float, holds: Callable[[], bool]) -> bool:
+    end = time.monotonic() + seconds
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.05)
+    return holds()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    script, started = tmp_path / "sleepers.py", tmp_path / "started"
+    script.write_text(_SLEEPERS)
+    started.mkdir()
+    parent = subprocess.Popen([sys.executable, str(script), str(started)])
+    assert _within(60, lambda: len(list(started.iterdir())) == 2)
+    workers = [int(path.name) for path in started.iterdir()]
+    assert all(map(_is_running, workers))
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    assert _within(30, lambda: not any(map(_is_running, workers)))

@@ -57,7 +57,7 @@ def run_all(
 def workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
     """Worker processes that are all gone when the block ends, also after an error, a worker's death or Ctrl-C."""
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _use_one_thread)
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start_worker)
     try:
         yield pool
     except BaseException:
@@ -66,6 +66,19 @@ def workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    _use_one_thread()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed could not end its workers, and they would go on with their tasks for nobody."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _use_one_thread() -> None:

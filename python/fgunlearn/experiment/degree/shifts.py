@@ -13,10 +13,12 @@ from fgunlearn.experiment.data import Batches
 from fgunlearn.experiment.degree.models import Models
 from fgunlearn.metrics import unlearning_degree
 from fgunlearn.spdgan import SPDGAN, Fitting
+from fgunlearn.spdgan.samples import UnitRange
 
 PLAIN = "none"
 GAN = "SPD-GAN"
 NOISE = "noise, same budget"
+_HALVINGS = 10
 ABLATIONS: dict[str, Callable[[Fitting], Fitting]] = {
     "without critic": lambda f: replace(f, critic_weight=0.0),
     "without shift term": lambda f: replace(f, shift_weight=0.0),
@@ -65,25 +67,34 @@ def fitted(models: Models, forget: Batches, train: Batches, gan: SPDGAN, looked_
 
 
 def noise_of_the_same_size(gan: SPDGAN, forget: Batches, seed: int) -> Noise:
-    """As large, in root mean square over the forget data, as what the generator does to it."""
+    """Noise that moves the forget data as far, in root mean square, as the generator does: both after clamping."""
     scope = gan.fitted.range
-    squares, count = 0.0, 0
-    for x, _ in forget:
-        moved = scope.to_unit(gan.perturb(x)) - scope.to_unit(x)
-        squares += float(moved.double().square().sum())
-        count += moved.numel()
-    return Noise((squares / count) ** 0.5, scope.low, scope.high, seed)
+    batches = [x for x, _ in forget]
+
+    def size(way: SPDGAN | Noise) -> float:
+        moved = torch.cat([scope.to_unit(way.perturb(x)) - scope.to_unit(x) for x in batches])
+        return float(moved.double().square().mean().sqrt())
+
+    wanted = size(gan)
+    return _largest(lambda noise: size(noise) <= wanted, scope, seed)
 
 
 def noise_of_the_same_budget(gan: SPDGAN, models: Models, forget: Batches, seed: int) -> Noise:
     """As large as the accuracy budget of the generator allows, by bisection."""
-    scope, budget = gan.fitted.range, gan.fitting.accuracy_budget
+    budget = gan.fitting.accuracy_budget
+
+    def is_within(noise: Noise) -> bool:
+        tried = unlearning_degree(models.source, models.source, forget, noise, resamples=1)
+        return budget is None or tried.source_accuracy_unshifted - tried.source_accuracy <= budget
+
+    return _largest(is_within, gan.fitted.range, seed)
+
+
+def _largest(is_within: Callable[[Noise], bool], scope: UnitRange, seed: int) -> Noise:
+    """The largest noise, by bisection of an rms in [0, 1], that is within what is asked."""
     kept, lost = 0.0, 1.0
-    for _ in range(10):
+    for _ in range(_HALVINGS):
         middle = 0.5 * (kept + lost)
-        tried = unlearning_degree(
-            models.source, models.source, forget, Noise(middle, scope.low, scope.high, seed), resamples=1
-        )
-        within = budget is None or tried.source_accuracy_unshifted - tried.source_accuracy <= budget
+        within = is_within(Noise(middle, scope.low, scope.high, seed))
         kept, lost = (middle, lost) if within else (kept, middle)
     return Noise(kept, scope.low, scope.high, seed)
