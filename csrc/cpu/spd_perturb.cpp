@@ -94,7 +94,9 @@ template <typename A>
 A norm_of(Ball ball, A eps, const double* measured, int64_t parts) {
   double total = 0.0;
   if (ball == Ball::linf) {
-    for (int64_t p = 0; p < parts; ++p) total = measured[p] <= total ? total : measured[p];  // a NaN stays
+    for (int64_t p = 0; p < parts; ++p) {  // by bits, in which a NaN is above everything: of any part, it stays
+      total = magnitude_bits(measured[p]) > magnitude_bits(total) ? measured[p] : total;
+    }
     return one_nan(eps * static_cast<A>(total));  // the largest |eps * t|, to the bit
   }
   for (int64_t p = 0; p < parts; ++p) total += measured[p];

@@ -205,7 +205,7 @@ TEST(spd_perturb_writes_only_the_gradients_asked_for) {
 
 TEST(spd_perturb_takes_zeros_infinities_and_nan_as_the_cpu_does) {
   for (const DType dtype : kDTypes) {
-    for (const int64_t size : {int64_t{20}, int64_t{600}, int64_t{5000}}) {
+    for (const int64_t size : {int64_t{20}, int64_t{600}, int64_t{5000}, int64_t{70'000}}) {  // three parts on the CPU
       Inputs in(dtype, 4, size, 0.3, false, 7);
       const double odd[] = {0.0, -0.0, kInfinity, -kInfinity, kNan, -kNan, 1e-40, -6e-8};
       for (int64_t i = 0; i < 8; ++i) {

@@ -128,6 +128,19 @@ def test_nan_propagates_in_its_sample_and_no_further(dtype: torch.dtype, norm: s
     assert out.isnan().sum(dim=1).tolist() == [1, 1 if norm is None else 4, 0]
 
 
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("samples", [1, 20])  # the parts of one for all workers; samples for each
+@pytest.mark.parametrize("at", [0, 40_000, 99_999])
+def test_a_nan_anywhere_in_a_large_sample_makes_all_of_it_nan(norm: str, samples: int, at: int) -> None:
+    x, g = torch.full((samples, 100_000), 0.5), torch.ones(samples, 100_000)
+    g[0, at] = math.nan
+    g.requires_grad_()
+    out = ops.spd_perturb(x, g, eps=0.5, norm=norm, radius=0.1)
+    (dg,) = torch.autograd.grad(out, g, torch.ones_like(x))
+    for found in (out, dg):
+        assert found.isnan().sum(dim=1).tolist() == [100_000, *[0] * (samples - 1)]
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_delta_lies_in_its_ball_and_in_the_box(norm: str | None) -> None:
     x, g = torch.full((50, 3, 8, 8), 0.5, dtype=torch.float64), 3 * torch.randn(50, 3, 8, 8, dtype=torch.float64)
