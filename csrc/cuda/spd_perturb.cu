@@ -152,12 +152,15 @@ __global__ void __launch_bounds__(kThreads, 2) held_kernel(Pass pass, SpdRule ru
 // then a tile is finished and another summed by turns; the last tiles are finished. Blocks take tasks from the front,
 // so a tile's second task comes a moment after its first, and finds its operands in the L2 cache. A block that needs a
 // sum waits for blocks that took their task before it did, never for one that has not begun: there is no deadlock,
-// however few blocks run at a time. Zeroed before the launch: `taken` and `done`.
+// however few blocks run at a time. The block that sums a sample's last tile adds up the sums of all, once: that each
+// block that finishes a tile did so would take the square of the number of tiles. Zeroed before the launch: `taken` and
+// `done`.
 struct Relay {
   int64_t lead;
   Sums<double>* sums;         // of each tile
+  Sums<double>* totals;       // of each sample
   unsigned long long* taken;  // tasks
-  unsigned* done;             // summed tiles of each sample
+  unsigned* done;             // summed tiles of each sample, and 1 more when its total is there
 };
 
 struct Task {
@@ -172,28 +175,44 @@ __device__ inline Task task_at(int64_t place, int64_t tiles, int64_t lead) {
   return {false, after - (tiles - lead)};
 }
 
-// Sums of a tile that other blocks wrote: not through the L1 cache, which may hold what was there before.
+// Sums that another block wrote: not through the L1 cache, which may hold what was there before.
 __device__ inline Sums<double> fetched(const Sums<double>* sums) {
   const volatile Sums<double>* fresh = sums;
   return {fresh->first, fresh->second};
 }
 
+// Sums a tile; and the sample, if this was the last of its tiles to be summed. In a fixed order, whichever block does.
 template <typename Pass>
-__device__ void sum_tile(const Pass& pass, const SpdRule& rule, const Relay& relay, int64_t number, int64_t sample,
-                         const Place& part, double* scratch) {
+__device__ void sum_tile(const Pass& pass, const SpdRule& rule, const Tiling& tiling, const Relay& relay,
+                         int64_t number, int64_t sample, const Place& part, double* scratch) {
   using A = typename Pass::A;
-  Sums<double> total;
-  if (pass.wants_sums(rule, sample)) {
-    const Known<A> known = pass.known_before(rule, sample);
-    Sums<A> sums;
-    for_each_in_flight<2>(
-        vectors_of<Pass>(part), [&](int32_t i) { return pass.load_for_sums(vector_of<Pass>(part, i)); },
-        [&](int32_t, const typename Pass::Held& held) { pass.add(known, rule.ball, pass.prepare(known, held), sums); });
-    total = block_total(widened(sums), Pass::takes_largest(rule.ball), scratch);
-  }
+  if (!pass.wants_sums(rule, sample)) return;  // all blocks agree: nobody waits for it
+  const bool largest = Pass::takes_largest(rule.ball);
+  const Known<A> known = pass.known_before(rule, sample);
+  Sums<A> sums;
+  for_each_in_flight<2>(
+      vectors_of<Pass>(part), [&](int32_t i) { return pass.load_for_sums(vector_of<Pass>(part, i)); },
+      [&](int32_t, const typename Pass::Held& held) { pass.add(known, rule.ball, pass.prepare(known, held), sums); });
+  const Sums<double> of_tile = block_total(widened(sums), largest, scratch);
+  __shared__ bool is_last;
   if (threadIdx.x == 0) {
-    relay.sums[number] = total;
-    __threadfence();
+    relay.sums[number] = of_tile;
+    __threadfence();  // before it is counted
+    is_last = atomicAdd(relay.done + sample, 1u) + 1u == static_cast<unsigned>(tiling.each);
+    __threadfence();  // after all were counted: what other blocks wrote before they counted is there
+  }
+  __syncthreads();
+  if (!is_last) return;
+  Sums<double> total;
+  for (int64_t i = threadIdx.x; i < tiling.each; i += kThreads) {
+    const Sums<double> one = fetched(relay.sums + sample * tiling.each + i);
+    total.first = largest ? larger(total.first, one.first) : total.first + one.first;
+    total.second += one.second;
+  }
+  total = block_total(total, largest, scratch);
+  if (threadIdx.x == 0) {
+    relay.totals[sample] = total;
+    __threadfence();  // before it is announced
     atomicAdd(relay.done + sample, 1u);
   }
 }
@@ -204,21 +223,15 @@ __device__ inline void pause() {
 #endif
 }
 
-// The sums of all tiles of a sample, in a fixed order, by each warp for itself.
-__device__ inline Sums<double> sample_total(const Relay& relay, const Tiling& tiling, int64_t sample, bool largest) {
+// The sums of a sample, when they are there.
+__device__ inline Sums<double> sample_total(const Relay& relay, const Tiling& tiling, int64_t sample) {
   if (threadIdx.x == 0) {
     const volatile unsigned* done = relay.done + sample;
-    while (*done < static_cast<unsigned>(tiling.each)) pause();
+    while (*done <= static_cast<unsigned>(tiling.each)) pause();
     __threadfence();
   }
   __syncthreads();
-  Sums<double> sums;
-  for (int64_t i = lane_id(); i < tiling.each; i += kWarp) {
-    const Sums<double> one = fetched(relay.sums + sample * tiling.each + i);
-    sums.first = largest ? larger(sums.first, one.first) : sums.first + one.first;
-    sums.second += one.second;
-  }
-  return warp_total(sums, largest);
+  return fetched(relay.totals + sample);
 }
 
 template <typename Pass>
@@ -235,9 +248,9 @@ __global__ void __launch_bounds__(kThreads, Pass::blocks)
     const int64_t sample = tiling.sample_of(task.tile);
     const Place part = tiling.place(task.tile, sample);
     if (task.sums) {
-      sum_tile(pass, rule, relay, task.tile, sample, part, scratch);
+      sum_tile(pass, rule, tiling, relay, task.tile, sample, part, scratch);
     } else if (pass.wants_sums(rule, sample)) {
-      const Sums<double> total = sample_total(relay, tiling, sample, Pass::takes_largest(rule.ball));
+      const Sums<double> total = sample_total(relay, tiling, sample);
       if (threadIdx.x == 0 && part.offset == sample * tiling.size) pass.note(rule, sample, total);
       finish_part(pass, part, pass.known_after(rule, sample, total));
     } else {
@@ -267,8 +280,8 @@ void relay(const Context& context, const Pass& pass, const SpdBatch& batch, cons
   const int64_t lead = std::min(tiling.tiles, tiling.each + ahead);
   const int64_t bytes_of_done = batch.samples * static_cast<int64_t>(sizeof(unsigned));
   auto* counters = context.allocate_zeroed<unsigned char>(8 + bytes_of_done);
-  const Relay work{lead, context.allocate<Sums<double>>(tiling.tiles), reinterpret_cast<unsigned long long*>(counters),
-                   reinterpret_cast<unsigned*>(counters + 8)};
+  const Relay work{lead, context.allocate<Sums<double>>(tiling.tiles), context.allocate<Sums<double>>(batch.samples),
+                   reinterpret_cast<unsigned long long*>(counters), reinterpret_cast<unsigned*>(counters + 8)};
   launch(context, relay_kernel<Pass>, looping_grid(context, 2 * tiling.tiles, 1, Pass::blocks), kThreads, pass, rule,
          tiling, work);
 }

@@ -147,6 +147,12 @@ TEST(spd_perturb_in_a_ball_is_the_cpus_to_the_rounding_of_a_sum) {
   });
 }
 
+TEST(spd_perturb_sums_more_tiles_of_a_sample_than_a_block_has_threads) {
+  for (const Ball ball : {Ball::l2, Ball::linf}) {
+    check_against_cpu(Inputs(DType::f64, 2, 300'001, 1.0, true, 11), ball, 2);
+  }
+}
+
 TEST(spd_perturb_of_linf_has_the_norms_of_the_cpu_to_the_bit) {
   for (const DType dtype : kDTypes) {
     for (const Shape& shape : kShapes) {
