@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,27 @@ def test_correlations_are_correlations_or_undefined(results: dict[str, Any]) -> 
         for by_shift in task["correlation"].values():
             assert by_shift.keys() == {"deep_acc", "near_acc", "deep_loss", "near_loss"}
             assert all(math.isnan(value) or -1.0 <= value <= 1.0 for value in by_shift.values())
+
+
+def test_models_of_equal_degree_but_for_rounding_share_a_rank() -> None:
+    """|0.1 - 0.2| and |0.3 - 0.2| are not equal in floating point."""
+
+    def model(name: str, net: float, distance: float) -> dict[str, Any]:
+        return {"name": name, "distance": distance, "degree": {GAN: dict.fromkeys(("net", "net_loss"), {"value": net})}}
+
+    nets = dict(zip(METHODS, (0.1, 0.3, 0.1, 0.3, 0.1), strict=True))
+    methods = [model("source", 0.0, 0.9), model(RETRAINED, 0.2, 0.0), model(RETRAINED_AGAIN, 0.2, 0.1)]
+    methods += [model(name, net, 0.2 + 0.1 * i) for i, (name, net) in enumerate(nets.items())]
+    found = trial._correlations(methods, GAN)
+    # By the degree's gap the second retrained one is first, the source last, and the five of 0.1 share rank 4 of 7.
+    assert found["near_acc"] == found["near_loss"] == pytest.approx(18 / math.sqrt(18 * 28))
+
+
+def test_without_scipy_nothing_is_trained(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    monkeypatch.setattr(trial, "run", lambda task: pytest.fail("trained"))
+    with pytest.raises(ImportError, match=r"rank correlations need scipy: pip install 'fgunlearn\[eval\]'"):
+        study.run(Study(source=source, jobs=1), progress=False)
 
 
 def test_the_summary_counts_intervals_instead_of_averaging_them(results: dict[str, Any]) -> None:

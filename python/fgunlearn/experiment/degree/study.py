@@ -48,7 +48,12 @@ class Study:
 
 
 def run(study: Study, progress: bool = True) -> tuple[dict[str, Any], dict[str, tuple[Tensor, Tensor]]]:
-    """Runs all tasks: what the JSON file holds, and per setting some samples before and after, of the first seed."""
+    """Runs all tasks: what the JSON file holds, and per setting some samples before and after, of the first seed.
+
+    Raises:
+        ImportError: scipy is missing, before anything is trained; the message says what to install.
+    """
+    trial.check_scipy()
     start = time.perf_counter()
     tasks = [
         trial.Task(study.source, SETTINGS[name], seed, study.training, study.gan, study.limit)

@@ -179,9 +179,22 @@ def _correlations(methods: Sequence[dict[str, Any]], shift: str) -> dict[str, fl
     return found
 
 
+def check_scipy() -> None:
+    """That scipy can be imported.
+
+    Raises:
+        ImportError: it can't; the message says what to install.
+    """
+    try:
+        import scipy.stats  # noqa: F401
+    except ImportError as error:
+        raise ImportError("the study's rank correlations need scipy: pip install 'fgunlearn[eval]'") from error
+
+
 def _spearman(a: Sequence[float], b: Sequence[float]) -> float:
+    a, b = ([round(value, 12) for value in values] for values in (a, b))  # equal but for rounding is a tie
     if len(set(a)) < 2 or len(set(b)) < 2:
         return float("nan")
-    from scipy.stats import spearmanr  # with scikit-learn, which the digits need
+    from scipy.stats import spearmanr
 
     return float(spearmanr(a, b).statistic)
