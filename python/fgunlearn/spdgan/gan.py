@@ -128,8 +128,8 @@ class SPDGAN:
         Args:
             model: the source model M_s.
             loader: D_u, ``(x, y)`` batches; read once.
-            train_loader: D_r, or all of D_train; D_u stands for it when None. Where it holds D_u too, the held-out part is
-                among what is learned from, and the look at it is not quite one at new samples.
+            train_loader: D_r, or all of D_train; D_u stands for it when None. Where it holds D_u too, the held-out part
+                is among what is learned from, and the look at it is not quite one at new samples.
             features: models whose features are to be shifted, for example others trained alike; their MMDs are
                 averaged. The source model alone when None.
             layer: the module whose input is called features; the last ``nn.Linear`` when None.
