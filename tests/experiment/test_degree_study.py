@@ -100,7 +100,8 @@ def test_models_of_equal_degree_but_for_rounding_share_a_rank() -> None:
     """|0.1 - 0.2| and |0.3 - 0.2| are not equal in floating point."""
 
     def model(name: str, net: float, distance: float) -> dict[str, Any]:
-        return {"name": name, "distance": distance, "degree": {GAN: dict.fromkeys(("net", "net_loss"), {"value": net})}}
+        degree = {part: {"value": net} for part in ("net", "net_loss")}
+        return {"name": name, "distance": distance, "degree": {GAN: degree}}
 
     nets = dict(zip(METHODS, (0.1, 0.3, 0.1, 0.3, 0.1), strict=True))
     methods = [model("source", 0.0, 0.9), model(RETRAINED, 0.2, 0.0), model(RETRAINED_AGAIN, 0.2, 0.1)]
