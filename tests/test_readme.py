@@ -33,10 +33,21 @@ def test_the_example_runs_as_written(tmp_path: Path) -> None:
     assert kept > 0.9
 
 
+def test_the_unlearning_degree_is_measured_as_written(capsys: pytest.CaptureFixture[str]) -> None:
+    def made() -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+
+    data = [(torch.rand(40, 8), torch.arange(40) % 4) for _ in range(3)]
+    forget, train, test = ([batch] for batch in data)
+    names = {"fg": fg, "source": made(), "model": made(), "forget": forget, "train": train, "test": test}
+    exec(blocks("python")[1], names)
+    assert "Interval(value=" in capsys.readouterr().out
+
+
 def test_the_drop_in_change_runs_as_written_and_moves_the_selection_alone() -> None:
     model = torch.nn.Linear(20, 10)
     batch = (torch.randn(8, 20), torch.arange(8))
-    before, after = blocks("python")[1].split("\n\n")
+    before, after = blocks("python")[2].split("\n\n")
     lines = [line for line in (before + "\n" + after).splitlines() if line and not line.startswith("#")]
     assert len(lines) == 6
     names = {"torch": torch, "fg": fg, "model": model, "batch": batch, "loss_fn": cross_entropy}
