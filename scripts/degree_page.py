@@ -20,7 +20,7 @@ from fgunlearn.experiment.degree.trial import ORDERED
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "unlearning-degree.md"
-DATA = ("digits",)
+DATA = ("digits", "cifar10")
 
 
 def results(data: str) -> dict[str, Any]:
