@@ -212,7 +212,7 @@ def test_ctrl_c_ends_the_demo_and_its_workers(work: Path, delay: float, jobs: in
     process = start(
         work, "demo", "--data", "tensors:images.safetensors", "--epochs", 1_000_000, "--jobs", jobs, "--out", "r.json"
     )
-    wait_for(lambda: bool(list((work / "tmp").glob("fgunlearn-demo-*/data.safetensors"))), process)
+    wait_for(lambda: bool(list((work / "tmp").glob("fgunlearn-tasks-*/data.safetensors"))), process)
     time.sleep(delay)
     press_ctrl_c(process)
     assert not (work / "r.json").exists()

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fgunlearn import machine, ops
-from fgunlearn.experiment import data, pool, scenarios, trial
+from fgunlearn.experiment import scenarios, trial
 from fgunlearn.experiment.recipes import recipes
 from fgunlearn.experiment.results import mean_and_deviation
+from fgunlearn.experiment.tasks import run_tasks
 from fgunlearn.experiment.training import Training
-from fgunlearn.progress import bar
 
 GAP_LIMIT = 0.01
 """Largest accuracy gap to the retrained model, on each of D_u, D_r and D_t (mean over seeds)."""
@@ -52,19 +50,15 @@ class Demo:
 def run(demo: Demo, progress: bool = True) -> dict[str, Any]:
     """Runs all tasks and returns what the JSON file holds: machine, configuration, tasks, summary."""
     start = time.perf_counter()
-    tasks = [
-        trial.Task(demo.source, scenario, seed, demo.training, demo.limit, demo.gan)
-        for seed in demo.seeds
-        for scenario in demo.scenarios
-    ]
-    jobs = min(demo.jobs or pool.cores(), len(tasks))
-    with tempfile.TemporaryDirectory(prefix="fgunlearn-demo-") as folder:
-        decoded = Path(folder) / "data.safetensors"
-        data.read(demo.source).save(decoded)
-        tasks = [replace(task, source=f"tensors:{decoded}") for task in tasks]
-        with bar(progress) as display:
-            ticker = display.add_task(f"{len(tasks)} tasks on {jobs} processes", total=len(tasks))
-            results = pool.run_all(trial.run, tasks, jobs, lambda: display.advance(ticker))
+
+    def tasks_on(source: str) -> list[trial.Task]:
+        return [
+            trial.Task(source, scenario, seed, demo.training, demo.limit, demo.gan)
+            for seed in demo.seeds
+            for scenario in demo.scenarios
+        ]
+
+    results, jobs = run_tasks(trial.run, tasks_on, demo.source, demo.jobs, progress)
     results.sort(key=lambda r: (demo.scenarios.index(r["scenario"]), r["seed"]))
     return {
         "fgunlearn": ops.BUILD_INFO["version"],

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import datetime
-import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from fgunlearn import machine, ops
-from fgunlearn.experiment import data, pool
 from fgunlearn.experiment.degree import trial
 from fgunlearn.experiment.degree.settings import SETTINGS
 from fgunlearn.experiment.results import mean_and_deviation
+from fgunlearn.experiment.tasks import run_tasks
 from fgunlearn.experiment.training import Training
-from fgunlearn.progress import bar
 
 DEFAULT_SEEDS = (100, 101, 102)
 """Seeds that nothing was tuned on."""
@@ -55,19 +52,15 @@ def run(study: Study, progress: bool = True) -> tuple[dict[str, Any], dict[str, 
     """
     trial.check_scipy()
     start = time.perf_counter()
-    tasks = [
-        trial.Task(study.source, SETTINGS[name], seed, study.training, study.gan, study.limit)
-        for seed in study.seeds
-        for name in study.settings
-    ]
-    jobs = min(study.jobs or pool.cores(), len(tasks))
-    with tempfile.TemporaryDirectory(prefix="fgunlearn-study-") as folder:
-        decoded = Path(folder) / "data.safetensors"
-        data.read(study.source).save(decoded)
-        tasks = [replace(task, source=f"tensors:{decoded}") for task in tasks]
-        with bar(progress) as display:
-            ticker = display.add_task(f"{len(tasks)} tasks on {jobs} processes", total=len(tasks))
-            found = pool.run_all(trial.run, tasks, jobs, lambda: display.advance(ticker))
+
+    def tasks_on(source: str) -> list[trial.Task]:
+        return [
+            trial.Task(source, SETTINGS[name], seed, study.training, study.gan, study.limit)
+            for seed in study.seeds
+            for name in study.settings
+        ]
+
+    found, jobs = run_tasks(trial.run, tasks_on, study.source, study.jobs, progress)
     found.sort(key=lambda r: (study.settings.index(r["setting"]), study.seeds.index(r["seed"])))
     samples: dict[str, tuple[Tensor, Tensor]] = {}
     for result in found:
