@@ -89,6 +89,33 @@ def test_a_training_loader_sorted_by_class_is_no_other_than_a_mixed_one(
     assert abs(history.heldout_shift[0]) < 0.1
 
 
+def test_what_is_held_out_is_not_learned_from_though_the_training_data_has_it(
+    monkeypatch: pytest.MonkeyPatch, small: Maker, source: nn.Module, forget: Batches, train: Batches
+) -> None:
+    seen = []
+
+    class SeenError(Exception):
+        pass
+
+    def look(generator: nn.Module, material: fit.Material, *_: object) -> None:
+        seen.append(material)
+        raise SeenError
+
+    monkeypatch.setattr("fgunlearn.spdgan.gan.fit_generator", look)
+    for loader in ([*forget, *train], forget):
+        with pytest.raises(SeenError):
+            small({"heldout_share": 0.25}).fit(source, forget, loader)
+        material = seen.pop()
+        assert len(material.heldout) >= 2
+        for part in material.inputs:
+            assert len(part) >= 2
+            distances = torch.cdist(
+                material.heldout.flatten(1), part.flatten(1), compute_mode="donot_use_mm_for_euclid_dist"
+            )
+            assert float(distances.min()) > 0.0
+        assert len(material.reference) == sum(len(x) for x, _ in loader)
+
+
 def test_one_seed_gives_one_generator(small: Maker, source: nn.Module, forget: Batches, train: Batches) -> None:
     x = forget[0][0]
     first, second, other = (small(seed=seed).fit(source, forget, train) for seed in (3, 3, 4))

@@ -128,8 +128,8 @@ class SPDGAN:
         Args:
             model: the source model M_s.
             loader: D_u, ``(x, y)`` batches; read once.
-            train_loader: D_r, or all of D_train; D_u stands for it when None. Where it holds D_u too, the held-out part
-                is among what is learned from, and the look at it is not quite one at new samples.
+            train_loader: D_r, or all of D_train; D_u stands for it when None. Where it holds D_u too, what is held out
+                of D_u is not learned from.
             features: models whose features are to be shifted, for example others trained alike; their MMDs are
                 averaged. The source model alone when None.
             layer: the module whose input is called features; the last ``nn.Linear`` when None.
@@ -286,7 +286,7 @@ class SPDGAN:
         # In no order: a loader sorted by class must not put one class first.
         order = torch.randperm(len(train.x), generator=torch.Generator().manual_seed(self.seed))
         rest = self._in_range(train.x[order], scope, "train_loader: x")
-        return Material(inputs=(inputs, rest), reference=rest, heldout=heldout)
+        return Material(inputs=(inputs, _others(rest, heldout)), reference=rest, heldout=heldout)
 
     def _in_range(self, x: Tensor, scope: UnitRange, argument: str) -> Tensor:
         """In units of the range: clamped to it, so that clamping alone is no shift, or refused."""
@@ -306,6 +306,13 @@ class Perturbed(Iterable[tuple[Tensor, Tensor]]):
         for batch in self._loader:
             x, y = x_and_y(batch)
             yield self._gan.perturb(x), y
+
+
+def _others(samples: Tensor, heldout: Tensor) -> Tensor:
+    """Those that are not held out: D_train has D_u's samples in it. All of them where fewer than two would stay."""
+    known = {sample.numpy().tobytes() for sample in heldout.cpu()}
+    left = [i for i, sample in enumerate(samples.cpu()) if sample.numpy().tobytes() not in known]
+    return samples if len(left) < 2 else samples[torch.tensor(left, device=samples.device)]
 
 
 def _look(look: InputOf, scope: UnitRange, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
