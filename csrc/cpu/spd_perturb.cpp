@@ -130,6 +130,7 @@ void perturb_as(const Executor& executor, const SpdBatch& batch, const SpdRule& 
 template <typename A>
 void backward_as(const Executor& executor, const SpdBatch& batch, const SpdRule& rule, const void* grad, const A* norms,
                  void* dx, void* dg) {
+  if (dx == nullptr && dg == nullptr) return;
   const int dtype = static_cast<int>(batch.dtype);
   struct State {
     Shift<A> shift;

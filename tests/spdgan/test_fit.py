@@ -63,6 +63,49 @@ def test_training_stops_where_the_held_out_shift_has_levelled_off(
     assert len(history.shift) == 6
 
 
+def test_the_generator_with_the_largest_held_out_shift_is_kept(
+    monkeypatch: pytest.MonkeyPatch, small: Maker, source: nn.Module, forget: Batches
+) -> None:
+    def fitted_to(*found: float, **fitting: float) -> fg.SPDGAN:
+        left = iter(found)
+        monkeypatch.setattr(fit._Shift, "heldout", lambda self, shifted: torch.tensor(next(left)))
+        return small({"check_every": 1, "steps": len(found), "critic_ramp": 0.0, **fitting}).fit(source, forget)
+
+    x = forget[0][0]
+    second = fitted_to(0.1, 0.5, 0.3, 0.4)
+    assert second.fitted.history.kept_step == 2
+    assert second.perturb(x).equal(fitted_to(0.1, 0.5).perturb(x))
+    assert not second.perturb(x).equal(fitted_to(0.1, 0.2, 0.3, 0.4).perturb(x))
+
+
+@pytest.mark.parametrize(
+    ("fitting", "kept"),
+    [
+        ({"steps": 6, "critic_ramp": 4 / 6}, 5),  # has its weight from step 4 on
+        ({"steps": 6, "critic_weight": 0.0}, 1),
+        ({"steps": 50, "patience": 2}, 4),  # stopped before it had
+    ],
+)
+def test_what_was_before_the_critic_had_its_weight_is_not_chosen_from(
+    monkeypatch: pytest.MonkeyPatch,
+    small: Maker,
+    source: nn.Module,
+    forget: Batches,
+    fitting: dict[str, float],
+    kept: int,
+) -> None:
+    found = iter([0.9, 0.8, 0.7, 0.2, 0.3, 0.1])
+    monkeypatch.setattr(fit._Shift, "heldout", lambda self, shifted: torch.tensor(next(found)))
+    gan = small({"check_every": 1, "critic_weight": 0.8, **fitting}).fit(source, forget)
+    assert gan.fitted.history.kept_step == kept
+
+
+def test_the_critic_waits_for_half_its_ramp_and_then_comes_to_its_weight() -> None:
+    shares = [Fitting(steps=16, critic_ramp=0.5).critic_share(step) for step in (1, 4, 5, 6, 7, 8, 9, 16)]
+    assert shares == [0.0, 0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert Fitting(critic_ramp=0.0).critic_share(1) == 1.0
+
+
 def test_what_has_levelled_off_is_asked_of_means_not_of_single_looks() -> None:
     assert not fit._levelled_off([0.3, 0.3, 0.3], 2)  # too few to compare
     assert fit._levelled_off([0.3, 0.3, 0.3, 0.3], 2)

@@ -295,7 +295,7 @@ def _report_training(gan: SPDGAN, test: TwoSampleTest, samples: int, tested: int
     steps = len(fitted.history.shift)
     stopped = "stopped by itself: the shift had levelled off" if fitted.history.stopped else "not levelled off yet"
     shown = Table(show_header=False, box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    shown.add_row("steps", f"{steps} of at most {gan.fitting.steps}; {stopped}")
+    shown.add_row("steps", f"{steps} of at most {gan.fitting.steps}; {stopped}; kept: step {fitted.history.kept_step}")
     shown.add_row("scale", f"{fitted.scale:.3g} of what was learned: a largest change of {fitted.scale * gan.eps:.3g}")
     shown.add_row(
         "source accuracy",

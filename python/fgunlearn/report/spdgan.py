@@ -96,6 +96,9 @@ def training_figure(history: History) -> Figure:
         shift.plot(
             history.heldout_step, history.heldout_shift, color=ORANGE, marker="o", markersize=4, label="held-out data"
         )
+        if history.kept_step:
+            kept = history.heldout_shift[history.heldout_step.index(history.kept_step)]
+            shift.plot([history.kept_step], [kept], "o", color="none", markeredgecolor=GREY, markersize=10, label="kept")
         shift.set_ylabel("shift of the features\n(squared MMD)")
         magnitude.plot(at, history.magnitude, color=BLUE, marker=single)
         magnitude.set_ylabel("rms of the change\n(share of the data's range)")
@@ -111,7 +114,7 @@ def training_figure(history: History) -> Figure:
             panel.grid(alpha=0.25)
             panel.axvline(steps, color=GREY, linestyle="--", linewidth=1.0)
         for panel in (shift, losses):
-            panel.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, frameon=False, borderaxespad=0.2)
+            panel.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, frameon=False, borderaxespad=0.2)
         ended = "levelled off: stopped at" if history.stopped else "not levelled off: ended at"
         shift.set_title(f"{ended} step {steps}", loc="right", fontsize="medium", color=GREY)
     return figure

@@ -43,7 +43,9 @@ class History:
         critic_loss: per step; empty without a critic.
         heldout_step: the steps after which the held-out forget data was looked at.
         heldout_shift: what was found there, with the averaged generator.
-        stopped: whether training ended because that had levelled off.
+        kept_step: the one of them whose generator was kept: the largest shift since the critic had its weight, or the
+            last where it never came to it.
+        stopped: whether training ended because the shift had levelled off.
     """
 
     shift: list[float] = field(default_factory=list)
@@ -52,6 +54,7 @@ class History:
     critic_loss: list[float] = field(default_factory=list)
     heldout_step: list[int] = field(default_factory=list)
     heldout_shift: list[float] = field(default_factory=list)
+    kept_step: int = 0
     stopped: bool = False
 
 
@@ -80,7 +83,9 @@ def fit_generator(
     seed: int,
     tick: Callable[[], None],
 ) -> tuple[nn.Module, History]:
-    """Trains a generator, and returns its moving average, in eval mode.
+    """Trains a generator, and returns its moving average at the look that found the largest shift, in eval mode.
+
+    A critic may press the shift down again once it has its weight; what was before that is not chosen from.
 
     Raises:
         FloatingPointError: a loss or a weight became NaN or infinite.
@@ -93,6 +98,7 @@ def fit_generator(
     optimizer = torch.optim.Adam(generator.parameters(), settings.lr, betas=_BETAS)
     average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(settings.average))
     history = History()
+    best, kept = -math.inf, average.module.state_dict()
     pending: dict[str, list[Tensor]] = {"shift": [], "magnitude": [], "generator_loss": [], "critic_loss": []}
     generator.train()
     for step in range(1, settings.steps + 1):
@@ -104,8 +110,7 @@ def fit_generator(
         magnitude = torch.linalg.vector_norm(shifted - x) / math.sqrt(x.numel())  # its gradient at 0 is 0, not NaN
         terms = [(settings.shift_weight, -shift), (settings.magnitude_weight, F.relu(magnitude - settings.magnitude))]
         if critic is not None:
-            joined = min(1.0, step / max(1.0, settings.critic_ramp * settings.steps))
-            terms.append((joined * settings.critic_weight, -critic.network(shifted - 0.5).mean()))
+            terms.append((settings.critic_share(step) * settings.critic_weight, -critic.network(shifted - 0.5).mean()))
         optimizer.zero_grad(set_to_none=True)
         shifted.backward(_pull(shifted, terms), inputs=list(generator.parameters()))
         optimizer.step()
@@ -125,9 +130,15 @@ def fit_generator(
         history.heldout_shift.append(float(found))
         if not math.isfinite(history.heldout_shift[-1]):
             raise _diverged("heldout shift", step)
+        full = critic is None or settings.critic_share(step) == 1.0
+        if history.heldout_shift[-1] > best or not full:
+            best = history.heldout_shift[-1] if full else -math.inf
+            history.kept_step = step
+            kept = {name: value.clone() for name, value in average.module.state_dict().items()}
         if _levelled_off(history.heldout_shift, settings.patience) and step < settings.steps:
             history.stopped = True
             break
+    average.module.load_state_dict(kept)
     made: nn.Module = average.module.to(device).eval().requires_grad_(False)
     if not all(bool(p.isfinite().all()) for p in made.parameters()):
         raise _diverged("a weight of the generator", len(history.shift))

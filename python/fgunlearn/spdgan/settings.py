@@ -18,8 +18,8 @@ class Fitting:
         batch: samples per step, at least 2.
         lr: of Adam, for both networks.
         critic_weight: of -D(x~); 0 trains no critic.
-        critic_ramp: share of the steps over which the critic comes to its weight, in [0, 1]: it would hold back a shift
-            that is not there yet, and whose direction is still noise.
+        critic_ramp: share of the steps after which the critic has its weight, in [0, 1]. It has none for the first half
+            of them, and then ever more: it would hold back a shift that is not there yet, and whose direction is noise.
         shift_weight: lambda_shift, of the squared MMD that is to grow.
         magnitude_weight: lambda_mag, of what rms(x~ - x) exceeds ``magnitude`` by.
         magnitude: c, in units of the data's range.
@@ -39,8 +39,8 @@ class Fitting:
     steps: int = 300
     batch: int = 64
     lr: float = 1e-3
-    critic_weight: float = 0.5
-    critic_ramp: float = 0.3
+    critic_weight: float = 0.8
+    critic_ramp: float = 0.5
     shift_weight: float = 1.0
     magnitude_weight: float = 1.0
     magnitude: float = 0.1
@@ -73,6 +73,11 @@ class Fitting:
             check_number(name, value)
             if not 0.0 <= value < 1.0:
                 raise ValueError(f"{name} must be in [0, 1), got {value}")
+
+    def critic_share(self, step: int) -> float:
+        """The share of its weight that the critic has at a step, counted from 1."""
+        ramp = self.critic_ramp * self.steps
+        return min(1.0, max(0.0, 2.0 * step / ramp - 1.0)) if ramp > 0 else 1.0
 
 
 def check_count(name: str, value: object, least: int) -> None:
