@@ -53,8 +53,8 @@ FGU_HOST_DEVICE double fused(double a, double b, double c) { return fma(a, b, c)
 
 // tanh a = e / (e + 1) with e = expm1(2a) / 2, for a = |x|. With a = k ln(2) / 2 + h, |h| <= ln(2) / 4, e is
 // 2^k s + (2^k - 1) / 2, and s = expm1(2h) / 2 = h + h^2 q(h) with q a minimax fit, in relative error, of degree 4
-// (2^-26.1). Nothing cancels, so small x keep their relative accuracy. At most 2.57 ulp off over all floats, exactly odd,
-// exactly +-1 from |x| = 9.02 on and at infinity; zeros and subnormals are their own tanh; NaN stays NaN.
+// (2^-26.1). Nothing cancels, so small x keep their relative accuracy. At most 2.57 ulp off over all floats, exactly
+// odd, exactly +-1 from |x| = 9.02 on and at infinity; zeros and subnormals are their own tanh; NaN stays NaN.
 FGU_HOST_DEVICE float hyperbolic_tangent(float x) {
   const float magnitude = bits::cast<float>(magnitude_bits(x));
   const float a = magnitude > 10.0f ? 10.0f : magnitude;  // so written, NaN is not taken for something large
@@ -73,8 +73,8 @@ FGU_HOST_DEVICE float hyperbolic_tangent(float x) {
   return with_sign_of(e / (e + 1.0f), x);
 }
 
-// The same with the Taylor series of expm1(2h) / 2 to h^13, which errs by less than 2^-56 of it: up to 2.6 ulp off in 4e7
-// random numbers.
+// The same with the Taylor series of expm1(2h) / 2 to h^13, which errs by less than 2^-56 of it: up to 2.6 ulp off in
+// 4e7 random numbers.
 FGU_HOST_DEVICE double hyperbolic_tangent(double x) {
   const double magnitude = bits::cast<double>(magnitude_bits(x));
   const double a = magnitude > 20.0 ? 20.0 : magnitude;

@@ -52,8 +52,8 @@ inline void for_each_tile(int64_t n, Body&& body) {
   for (int64_t begin = 0; begin < n; begin += kSpdTile) body(begin, n - begin < kSpdTile ? n - begin : kSpdTile);
 }
 
-// tanh of g's tiles. A pass that sums over the sample may keep it where the result will be, if that is of the tile's own
-// type, for the pass that needs the sum: tanh costs more than reading it again from the cache.
+// tanh of g's tiles. A pass that sums over the sample may keep it where the result will be, if that is of the tile's
+// own type, for the pass that needs the sum: tanh costs more than reading it again from the cache.
 template <typename T>
 struct TanhTile {
   using A = typename Convert<T>::accumulate_t;

@@ -98,7 +98,9 @@ def training_figure(history: History) -> Figure:
         )
         if history.kept_step:
             kept = history.heldout_shift[history.heldout_step.index(history.kept_step)]
-            shift.plot([history.kept_step], [kept], "o", color="none", markeredgecolor=GREY, markersize=10, label="kept")
+            shift.plot(
+                [history.kept_step], [kept], "o", color="none", markeredgecolor=GREY, markersize=10, label="kept"
+            )
         shift.set_ylabel("shift of the features\n(squared MMD)")
         magnitude.plot(at, history.magnitude, color=BLUE, marker=single)
         magnitude.set_ylabel("rms of the change\n(share of the data's range)")
