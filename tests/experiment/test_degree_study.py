@@ -118,6 +118,12 @@ def test_without_scipy_nothing_is_trained(monkeypatch: pytest.MonkeyPatch, sourc
         study.run(Study(source=source, jobs=1), progress=False)
 
 
+@pytest.mark.parametrize("argument", ["settings", "seeds"])
+def test_nothing_to_run_is_an_error(argument: str, source: str) -> None:
+    with pytest.raises(ValueError, match=rf"{argument} must hold at least one, got \(\)"):
+        study.run(Study(**{"source": source, argument: ()}), progress=False)
+
+
 def test_the_summary_counts_intervals_instead_of_averaging_them(results: dict[str, Any]) -> None:
     tasks = [task for task in results["tasks"] if task["setting"] == "mislabel"]
     nets = [task["shifts"][1]["retrained"]["net"] for task in tasks]

@@ -147,6 +147,7 @@ def test_the_json_file_is_valid_json_without_nan(results: dict[str, Any], tmp_pa
     read = json.loads((tmp_path / "out.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
     assert read["undefined"] == [None, None]
     assert len(read["tasks"]) == 6
+    assert read["configuration"]["source"] == "tensors"  # and not where the data lies
     assert list(tmp_path.iterdir()) == [tmp_path / "out.json"]
 
 

@@ -100,8 +100,11 @@ def test_a_perturbed_loader_is_lazy_and_can_be_read_again(gan: fg.SPDGAN, forget
 def test_samples_outside_the_range_are_brought_back_or_refused(
     small: Maker, source: nn.Module, forget: Batches
 ) -> None:
-    brought = small(lo=0.0, hi=1.0).fit(source, forget).perturb(forget[0][0] + 10.0)
-    assert brought.equal(torch.ones_like(brought))
+    gan = small(lo=0.0, hi=1.0).fit(source, forget)
+    at_the_border = torch.ones_like(forget[0][0])
+    brought = gan.perturb(at_the_border + 10.0)
+    assert brought.equal(gan.perturb(at_the_border))  # before they are shifted: as fit sees them
+    assert not brought.equal(at_the_border)
     strict = small(lo=0.0, hi=1.0, outside="error").fit(source, forget)
     strict.perturb(forget[0][0])
     strict.perturb(torch.zeros(0, 1, 8, 8))

@@ -63,7 +63,8 @@ def run(demo: Demo, progress: bool = True) -> dict[str, Any]:
     return {
         "fgunlearn": ops.BUILD_INFO["version"],
         "machine": {**machine.describe(), "processes": jobs},
-        "configuration": {**asdict(demo), "recipes": {r.name: repr(r) for r in recipes(0)}},
+        # Where the data lies is nobody's business but its owner's.
+        "configuration": {**asdict(demo), "source": demo.source.partition(":")[0], "recipes": {r.name: repr(r) for r in recipes(0)}},
         "seconds": time.perf_counter() - start,
         "tasks": results,
         "summary": summarise(results),

@@ -209,9 +209,7 @@ class SPDGAN:
         with torch.no_grad(), _own_precision(device):
             parts = []
             for part in x.split(CHUNK):
-                unit = fitted.range.to_unit(part.to(device))
-                if self.outside == "error":
-                    _refuse_outside(unit)
+                unit = self._in_range(part, fitted.range)
                 shifted = self._perturbed(fitted.generator, unit, fitted.scale)
                 parts.append(fitted.range.from_unit(shifted, x.dtype).to(x.device))
             return torch.cat(parts)
@@ -288,7 +286,7 @@ class SPDGAN:
         rest = self._in_range(train.x[order], scope, "train_loader: x")
         return Material(inputs=(inputs, _others(rest, heldout)), reference=rest, heldout=heldout)
 
-    def _in_range(self, x: Tensor, scope: UnitRange, argument: str) -> Tensor:
+    def _in_range(self, x: Tensor, scope: UnitRange, argument: str = "x") -> Tensor:
         """In units of the range: clamped to it, so that clamping alone is no shift, or refused."""
         unit = scope.to_unit(x.to(scope.low.device))
         if self.outside == "error":
@@ -347,7 +345,7 @@ def _own_precision(device: torch.device) -> contextlib.AbstractContextManager[No
     return torch.autocast(device.type, enabled=False)
 
 
-def _refuse_outside(unit: Tensor, argument: str = "x") -> None:
+def _refuse_outside(unit: Tensor, argument: str) -> None:
     if unit.numel() == 0:
         return
     smallest, largest = (float(value) for value in unit.aminmax())

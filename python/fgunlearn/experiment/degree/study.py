@@ -49,7 +49,11 @@ def run(study: Study, progress: bool = True) -> tuple[dict[str, Any], dict[str, 
 
     Raises:
         ImportError: scipy is missing, before anything is trained; the message says what to install.
+        ValueError: no setting or no seed.
     """
+    for name, given in (("settings", study.settings), ("seeds", study.seeds)):
+        if not given:
+            raise ValueError(f"{name} must hold at least one, got {given!r}")
     trial.check_scipy()
     start = time.perf_counter()
 
