@@ -64,7 +64,11 @@ def run(demo: Demo, progress: bool = True) -> dict[str, Any]:
         "fgunlearn": ops.BUILD_INFO["version"],
         "machine": {**machine.describe(), "processes": jobs},
         # Where the data lies is nobody's business but its owner's.
-        "configuration": {**asdict(demo), "source": demo.source.partition(":")[0], "recipes": {r.name: repr(r) for r in recipes(0)}},
+        "configuration": {
+            **asdict(demo),
+            "source": demo.source.partition(":")[0],
+            "recipes": {r.name: repr(r) for r in recipes(0)},
+        },
         "seconds": time.perf_counter() - start,
         "tasks": results,
         "summary": summarise(results),
