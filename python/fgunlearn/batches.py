@@ -141,14 +141,16 @@ def wait_for(device: torch.device) -> None:
 
 
 @torch.no_grad()
-def class_count(model: nn.Module, x: Tensor) -> int:
+def class_count(model: nn.Module, x: Any) -> int:
     """The number of logits the model gives per sample, by a look at the first sample of ``x``, in eval mode.
+
+    An ``x`` that is no tensor goes through the model whole.
 
     Raises:
         ValueError: the model returns no logits of shape (batch, classes).
     """
     with evaluation_mode(model):
-        logits = model(x[:1].to(device_of(model)))
+        logits = model(moved(x[:1] if isinstance(x, Tensor) else x, device_of(model)))
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"this needs a model that returns logits of shape (batch, classes), got {found}")

@@ -28,8 +28,8 @@ def changing(model: nn.Module, selection: Selection | None = None, *, everything
         selection: the only coordinates that change; None for all of the trainable parameters.
         everything: all of them change although there is a selection.
     """
-    modes = {module: module.training for module in model.modules()}
     before = Snapshot(model, None if everything else selection)
+    modes = {module: module.training for module in model.modules()}
     result = Result(model, selection)
     try:
         with before.restored_on_error():
