@@ -45,10 +45,9 @@ def with_wrong_labels(model: nn.Module, loader: Loader, seed: int, method: str) 
         classes = classes or class_count(model, x)
         if classes < 2:
             raise ValueError(f"{method} needs a model with at least 2 logits: there is no wrong class among {classes}")
-        if y.numel() and not 0 <= int(y.min()) <= int(y.max()) < classes:
-            raise ValueError(
-                f"the model has {classes} logits, but a label is {int(y.max() if y.min() >= 0 else y.min())}"
-            )
+        for label in () if y.numel() == 0 else (int(y.min()), int(y.max())):
+            if not 0 <= label < classes:
+                raise ValueError(f"{method} needs labels from 0 to {classes - 1}, as the model has logits, got {label}")
         shift = torch.randint(1, classes, y.shape, generator=generator)
         relabelled.append((x, (y + shift.to(y.device)) % classes))
     return relabelled
