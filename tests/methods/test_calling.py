@@ -303,3 +303,24 @@ def test_a_schedule_ends_with_the_batches_that_were_counted() -> None:
     fg.methods.finetune(model, [], Lying(kept()), epochs=1, schedule="linear")
     fg.methods.finetune(expected, [], kept()[:2], epochs=1, schedule="linear")
     assert distance(model, expected) == 0
+
+
+class Once:
+    """Batches on the first pass, and none on any other; it has a length."""
+
+    def __init__(self, batches: Any) -> None:
+        self._left, self._length = iter(batches), len(batches)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._left
+
+
+@pytest.mark.parametrize("name", ["finetune", "neggrad_plus", "scrub", "gradient_ascent"])
+def test_a_loader_that_is_used_up_is_refused_instead_of_ending_early(name: str) -> None:
+    model = source()
+    with pytest.raises(ValueError, match="_loader gave no batch when it was read again"):
+        call(name, model, Once(gone()), Once(kept()))
+    assert distance(model, source()) == 0

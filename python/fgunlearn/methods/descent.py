@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fgunlearn import ops
 from fgunlearn.arguments import check_count, check_number, check_seed
-from fgunlearn.batches import Loader, LossFunction, batch_size, checked_loss, cross_entropy, device_of
+from fgunlearn.batches import Loader, LossFunction, batch_size, checked_loss, count_batches, cross_entropy, device_of
 from fgunlearn.optim import SparseOptimizer
 from fgunlearn.parameters import trainable
 from fgunlearn.progress import bar
@@ -80,12 +80,22 @@ class Terms:
 class Pass:
     """Once over a loader of ``batches`` batches, a step each, on what ``terms(batch, done)`` says.
 
-    ``done`` is the share of all steps of the descent that were taken before.
+    ``argument`` is the loader's name in errors; ``done`` is the share of all steps of the descent taken before.
     """
 
     loader: Loader
+    argument: str
     batches: int
     terms: Callable[[Any, float], Terms]
+
+    @classmethod
+    def over(cls, loader: Loader, argument: str, terms: Callable[[Any, float], Terms]) -> Pass:
+        """Over all batches that the loader has.
+
+        Raises:
+            TypeError, ValueError: it can't be read again and again, or is empty.
+        """
+        return cls(loader, argument, count_batches(loader, argument), terms)
 
 
 def checked(model: nn.Module, loss_fn: LossFunction | None, seed: int) -> LossFunction:
@@ -111,10 +121,24 @@ def retain_terms(model: nn.Module, loss_fn: LossFunction) -> Callable[[Any, floa
     return terms
 
 
-def endlessly(loader: Loader) -> Iterator[Any]:
-    """The batches of the loader again and again."""
+def endlessly(loader: Loader, argument: str) -> Iterator[Any]:
+    """The batches of the loader again and again.
+
+    Raises:
+        ValueError: a pass had none; the loader is called ``argument``.
+    """
     while True:
-        yield from loader
+        yield from _some(loader, argument)
+
+
+def _some(loader: Iterable[Any], argument: str) -> Iterator[Any]:
+    """The batches of one pass, of which there must be one: without this, a used-up loader would mean no training."""
+    nothing = True
+    for batch in loader:
+        nothing = False
+        yield batch
+    if nothing:
+        raise ValueError(f"{argument} gave no batch when it was read again")
 
 
 def descend(
@@ -147,7 +171,7 @@ def descend(
             means = _Means()
             for each in passes:
                 # No more than was counted: the schedule ends there.
-                for batch in itertools.islice(each.loader, each.batches):
+                for batch in _some(itertools.islice(each.loader, each.batches), each.argument):
                     done = record.steps / total
                     lr = learning_rate(descent.schedule, descent.lr, done + 0.5 / total, descent.warmup)
                     for group in optimizer.param_groups:

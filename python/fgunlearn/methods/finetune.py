@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from fgunlearn.batches import Loader, LossFunction, count_batches
+from fgunlearn.batches import Loader, LossFunction
 from fgunlearn.methods.descent import Descent, Pass, checked, descend, retain_terms
 from fgunlearn.unlearning.changing import changing
 from fgunlearn.unlearning.result import Result
@@ -54,7 +54,7 @@ def finetune(
         epochs=epochs, lr=lr, momentum=momentum, weight_decay=weight_decay, schedule=schedule, warmup=warmup
     )
     loss_fn = checked(model, loss_fn, seed)
-    rehearsal = Pass(retain_loader, count_batches(retain_loader, "retain_loader"), retain_terms(model, loss_fn))
+    rehearsal = Pass.over(retain_loader, "retain_loader", retain_terms(model, loss_fn))
     with changing(model) as result:
         descend(result, descent, [[rehearsal]] * epochs, phase="finetune", progress=progress)
     return result

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from fgunlearn.batches import Loader, LossFunction, batch_size, checked_loss, count_batches
+from fgunlearn.batches import Loader, LossFunction, batch_size, checked_loss
 from fgunlearn.methods.descent import Descent, Pass, Terms, checked, descend
 from fgunlearn.unlearning.changing import changing
 from fgunlearn.unlearning.result import Result
@@ -61,7 +61,7 @@ def gradient_ascent(
         loss = -checked_loss(of(model, batch))
         return Terms(loss, batch_size(batch), forget=loss)
 
-    ascent = Pass(forget_loader, count_batches(forget_loader, "forget_loader"), climb)
+    ascent = Pass.over(forget_loader, "forget_loader", climb)
     with changing(model) as result:
         descend(result, descent, [[ascent]] * epochs, phase="ascent", progress=progress)
     return result

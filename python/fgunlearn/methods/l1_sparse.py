@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fgunlearn.arguments import check_number
-from fgunlearn.batches import Loader, LossFunction, batch_size, checked_loss, count_batches
+from fgunlearn.batches import Loader, LossFunction, batch_size, checked_loss
 from fgunlearn.methods.descent import Descent, Pass, Terms, checked, descend
 from fgunlearn.parameters import trainable
 from fgunlearn.unlearning.changing import changing
@@ -72,7 +72,7 @@ def l1_sparse(
         penalty = torch.stack([torch.linalg.vector_norm(p, 1) for p in parameters]).sum()
         return Terms(retain + gamma * (1.0 - done) * penalty, batch_size(batch), retain=retain)
 
-    fading = Pass(retain_loader, count_batches(retain_loader, "retain_loader"), penalised)
+    fading = Pass.over(retain_loader, "retain_loader", penalised)
     with changing(model) as result:
         descend(result, descent, [[fading]] * epochs, phase="finetune", progress=progress)
     return result

@@ -63,7 +63,7 @@ def neggrad_plus(
     )
     of = checked(model, loss_fn, seed)
     count_batches(forget_loader, "forget_loader")
-    gone = endlessly(forget_loader)
+    gone = endlessly(forget_loader, "forget_loader")
 
     def both(batch: Any, done: float) -> Terms:
         other = next(gone)
@@ -71,7 +71,7 @@ def neggrad_plus(
         samples = batch_size(batch) + batch_size(other)
         return Terms(beta * retain + (1.0 - beta) * forget, samples, retain, forget)
 
-    joint = Pass(retain_loader, count_batches(retain_loader, "retain_loader"), both)
+    joint = Pass.over(retain_loader, "retain_loader", both)
     with changing(model) as result:
         descend(result, descent, [[joint]] * epochs, phase="neggrad", progress=progress)
     return result

@@ -62,11 +62,11 @@ def random_label(
     )
     loss_fn = checked(model, loss_fn, seed)
     count_batches(forget_loader, "forget_loader")
-    retain = Pass(retain_loader, count_batches(retain_loader, "retain_loader"), retain_terms(model, loss_fn))
+    retain = Pass.over(retain_loader, "retain_loader", retain_terms(model, loss_fn))
     with changing(model) as result:
         with timed(result.seconds, "relabel", device_of(model)):
             wrong = with_wrong_labels(model, forget_loader, seed, "random_label")
-        forget = Pass(wrong, len(wrong), forget_terms(model, loss_fn))
+        forget = Pass.over(wrong, "forget_loader", forget_terms(model, loss_fn))
         descend(result, descent, [[forget, retain]] * epochs, phase="finetune", progress=progress)
     return result
 

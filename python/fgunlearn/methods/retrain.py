@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from fgunlearn.batches import Loader, LossFunction, count_batches, device_of
+from fgunlearn.batches import Loader, LossFunction, device_of
 from fgunlearn.methods.descent import Descent, Pass, checked, descend, retain_terms
 from fgunlearn.methods.fresh import fresh
 from fgunlearn.parameters import trainable
@@ -70,7 +70,7 @@ def retrain(
         warmup=warmup,
     )
     loss_fn = checked(model, loss_fn, seed)
-    training = Pass(retain_loader, count_batches(retain_loader, "retain_loader"), retain_terms(model, loss_fn))
+    training = Pass.over(retain_loader, "retain_loader", retain_terms(model, loss_fn))
     with changing(model) as result:
         with timed(result.seconds, "initialise", device_of(model)), torch.no_grad():
             start = fresh(model, new_model, seed)

@@ -64,7 +64,7 @@ def salun(
     )
     loss_fn = checked(model, loss_fn, seed)
     count_batches(forget_loader, "forget_loader")
-    retain = Pass(retain_loader, count_batches(retain_loader, "retain_loader"), retain_terms(model, loss_fn))
+    retain = Pass.over(retain_loader, "retain_loader", retain_terms(model, loss_fn))
     seconds: dict[str, float] = {}
     with timed(seconds, "select", device_of(model)):
         selection = select(model, forget_loader, loss_fn, strategy, progress=progress)
@@ -72,6 +72,6 @@ def salun(
         result.seconds.update(seconds)
         with timed(result.seconds, "relabel", device_of(model)):
             wrong = with_wrong_labels(model, forget_loader, seed, "salun")
-        forget = Pass(wrong, len(wrong), forget_terms(model, loss_fn))
+        forget = Pass.over(wrong, "forget_loader", forget_terms(model, loss_fn))
         descend(result, descent, [[forget, retain]] * epochs, phase="finetune", progress=progress)
     return result

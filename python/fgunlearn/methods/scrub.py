@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fgunlearn.arguments import check_count, check_number
-from fgunlearn.batches import Loader, LossFunction, checked_loss, count_batches, device_of, moved
+from fgunlearn.batches import Loader, LossFunction, checked_loss, device_of, moved
 from fgunlearn.methods.descent import Descent, Pass, Terms, checked, descend
 from fgunlearn.methods.wrong_labels import labelled
 from fgunlearn.unlearning.changing import changing, timed
@@ -82,8 +82,6 @@ def scrub(
     check_number(temperature, "temperature", low=0.0, above=True)
     checked(model, loss_fn, seed)
     device = device_of(model)
-    forget_batches = count_batches(forget_loader, "forget_loader")
-    retain_batches = count_batches(retain_loader, "retain_loader")
     with changing(model) as result:
         with timed(result.seconds, "teacher", device):
             teacher = copy.deepcopy(model).eval().requires_grad_(False)
@@ -107,7 +105,8 @@ def scrub(
             task = F.cross_entropy(logits, y.to(device)) if loss_fn is None else checked_loss(loss_fn(model, batch))
             return Terms(alpha * divergence(x, logits) + gamma * task, len(logits), retain=task)
 
-        maximise, minimise = Pass(forget_loader, forget_batches, disobey), Pass(retain_loader, retain_batches, obey)
+        maximise = Pass.over(forget_loader, "forget_loader", disobey)
+        minimise = Pass.over(retain_loader, "retain_loader", obey)
         plan = [[maximise, minimise]] * max_epochs + [[minimise]] * (epochs - max_epochs)
         descend(result, descent, plan, phase="scrub", progress=progress)
     return result

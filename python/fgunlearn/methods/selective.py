@@ -75,6 +75,7 @@ def unlearn_by(
     strategy = strategy_of(recipe.ratio if ratio is None and k is None else ratio)
     count_batches(forget_loader, "forget_loader")
     forget_batches = list(forget_loader)
+    count_batches(forget_batches, "forget_loader")
     if repair is None:
         repair = replace(recipe.repair, seed=seed)
         if repair.forget != "none":

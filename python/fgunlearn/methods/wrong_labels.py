@@ -35,7 +35,7 @@ def with_wrong_labels(model: nn.Module, loader: Loader, seed: int, method: str) 
 
     Raises:
         TypeError: batches that are not ``(x, y)`` with class numbers.
-        ValueError: an empty loader, a model with fewer than two logits, a label that is none of them.
+        ValueError: a model with fewer than two logits, a label that is none of them.
     """
     generator = torch.Generator().manual_seed(seed)
     relabelled: list[tuple[Any, Tensor]] = []
