@@ -120,10 +120,10 @@ def _write(network: nn.Module, before: dict[str, Tensor], metadata: dict[str, st
 def _report(result: Result, forgotten: int, out: Path) -> None:
     console = Console()
     shown = Table("parameter", "elements", "selected", "changed", box=None)
-    density = result.selection.density()
-    for (name, count), index, shape in zip(
-        result.changed.items(), result.selection.indices, result.selection.shapes, strict=True
-    ):
+    selection = result.selection
+    assert selection is not None  # unlearn always selects
+    density = selection.density()
+    for (name, count), index, shape in zip(result.changed.items(), selection.indices, selection.shapes, strict=True):
         elements = torch.Size(shape).numel()
         shown.add_row(name, f"{elements:,}", f"{index.numel():,} ({density[name]:.1%})", f"{count:,}")
     console.print(shown)
@@ -134,7 +134,7 @@ def _report(result: Result, forgotten: int, out: Path) -> None:
     stopped = " (stopped by the held-out data)" if result.record.stopped_forgetting else ""
     console.print(
         f"{forgotten} samples forgotten in {result.total_seconds:.2f} s: {sum(result.changed.values()):,} of "
-        f"{result.selection.numel:,} coordinates changed; {result.record.forget_steps} of {result.record.steps} steps "
+        f"{selection.numel:,} coordinates changed; {result.record.forget_steps} of {result.record.steps} steps "
         f"had a forget term{stopped}. Written to {out}.",
         highlight=False,
     )

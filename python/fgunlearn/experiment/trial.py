@@ -180,7 +180,7 @@ def _run_recipe(
         "steps": result.record.steps,
         "forget_steps": result.record.forget_steps,
         "stopped_forgetting": result.record.stopped_forgetting,
-        "selected": result.selection.k,
+        "selected": 0 if result.selection is None else result.selection.k,
         "changed": sum(result.changed.values()),
     }
 

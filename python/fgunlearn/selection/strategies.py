@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fgunlearn import ops
+from fgunlearn.arguments import check_choice, check_seed
 from fgunlearn.parameters import check_tensors, shapes_of
 from fgunlearn.selection.selection import Selection
 
@@ -32,18 +33,6 @@ def _check_size(k: int | None, ratio: float | None) -> None:
             raise TypeError(f"ratio must be a number, got {ratio!r}")
         if not 0.0 <= ratio <= 1.0:  # also refuses NaN
             raise ValueError(f"ratio must be in [0, 1], got {ratio}")
-
-
-def _check_choice(value: object, allowed: Sequence[str], argument: str) -> None:
-    if value not in allowed:
-        raise ValueError(f"{argument} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
-
-
-def _check_seed(seed: object) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"seed must be an int, got {seed!r}")
-    if not -(2**63) <= seed < 2**63:
-        raise ValueError(f"seed must fit in 64 bits, got {seed}")
 
 
 def resolve_k(n: int, k: int | None, ratio: float | None) -> int:
@@ -132,8 +121,8 @@ class TopK:
 
     def __post_init__(self) -> None:
         _check_size(self.k, self.ratio)
-        _check_choice(self.score, get_args(ScoreKind), "score")
-        _check_choice(self.scope, get_args(Scope), "scope")
+        check_choice(self.score, get_args(ScoreKind), "score")
+        check_choice(self.scope, get_args(Scope), "scope")
 
     @property
     def score_kind(self) -> ScoreKind | None:
@@ -176,8 +165,8 @@ class RandomK:
 
     def __post_init__(self) -> None:
         _check_size(self.k, self.ratio)
-        _check_seed(self.seed)
-        _check_choice(self.scope, get_args(Scope), "scope")
+        check_seed(self.seed)
+        check_choice(self.scope, get_args(Scope), "scope")
 
     @property
     def score_kind(self) -> ScoreKind | None:
@@ -215,9 +204,9 @@ class RandomTopK:
 
     def __post_init__(self) -> None:
         _check_size(self.k, self.ratio)
-        _check_choice(self.score, get_args(ScoreKind), "score")
-        _check_seed(self.seed)
-        _check_choice(self.scope, get_args(Scope), "scope")
+        check_choice(self.score, get_args(ScoreKind), "score")
+        check_seed(self.seed)
+        check_choice(self.scope, get_args(Scope), "scope")
         if isinstance(self.top_share, bool) or not isinstance(self.top_share, (int, float)):
             raise TypeError(f"top_share must be a number, got {self.top_share!r}")
         if not 0.0 <= self.top_share <= 1.0:
@@ -282,7 +271,7 @@ def topk(
         TypeError, ValueError: what is wrong with which argument or tensor; a NaN is refused with tensor and count.
     """
     _check_size(k, ratio)
-    _check_choice(scope, get_args(Scope), "scope")
+    check_choice(scope, get_args(Scope), "scope")
     named = _named(tensors)
     count = resolve_k(sum(t.numel() for t in tensors), k, ratio)
     with torch.no_grad():
@@ -311,8 +300,8 @@ def randomk(
         TypeError, ValueError: what is wrong with which argument or tensor.
     """
     _check_size(k, ratio)
-    _check_seed(seed)
-    _check_choice(scope, get_args(Scope), "scope")
+    check_seed(seed)
+    check_choice(scope, get_args(Scope), "scope")
     _named(tensors)
     numels = [t.numel() for t in tensors]
     indices = _random(numels, resolve_k(sum(numels), k, ratio), seed, scope, _device_of(tensors))
