@@ -16,8 +16,8 @@ from fgunlearn.metrics.accuracy import logits_and_labels
 class Outputs:
     """Logits of samples and their labels; what is derived from them is float64 of shape (samples,), computed once.
 
-    Nothing is rounded off where the model is sure: a memorised sample's loss of 1e-12 is not 0, where it would look like
-    any other's.
+    Nothing is rounded off where the model is sure: a memorised sample's loss of 1e-12 is not 0, where it would
+    look like any other's.
 
     Args:
         logits: float (samples, classes), at least one sample and two classes.

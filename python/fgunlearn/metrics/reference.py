@@ -106,7 +106,7 @@ def average_gap_of(unlearned: Mapping[str, float], retrained: Mapping[str, float
 
 
 def non_member_share(forget: Outputs, retain: Outputs, heldout: Outputs) -> float:
-    """Share of the forget samples that the confidence attack, fitted on retain and held-out data, judges non-members."""
+    """Share of the forget samples that the confidence attack fitted on the other two judges to be no members."""
     [attack] = mia_of(forget, heldout, retain=retain, heldout=heldout, attacks=["confidence"], resamples=1).values()
     assert attack.member_share is not None  # the attack was fitted
     return 1.0 - attack.member_share

@@ -75,8 +75,8 @@ def relearn_time(
 
     The target is loss <= (1 + tolerance) * loss(source) (Golatkar et al., CVPR 2021), or accuracy >= acc(source) -
     tolerance, both on D_u in eval mode. In [0, max_steps]. The ratio to the retrained model's steps is the anamnesis
-    index (Chundawat et al., Zero-shot machine unlearning, 2023), in [0, inf): 1 is what the retrained model scores, and what to come near;
-    below it knowledge was left behind; above it, D_u was forgotten harder than by never seeing it.
+    index (Chundawat et al., Zero-shot machine unlearning, 2023), in [0, inf): 1 is what the retrained model scores, and
+    what to come near; below it knowledge was left behind; above it, D_u was forgotten harder than by never seeing it.
 
     Where the target is met already, without a step, as accuracy is on i.i.d. forget data, this says nothing.
 

@@ -111,9 +111,7 @@ class _Ranked:
 def _check(members: Tensor, others: Tensor, max_fpr: float) -> None:
     for argument, scores in (("members", members), ("others", others)):
         if scores.dim() != 1 or len(scores) == 0:
-            raise ValueError(
-                f"{argument} must be of shape (samples,) with one sample or more, got {tuple(scores.shape)}"
-            )
+            raise ValueError(f"{argument} must be of shape (samples,), samples >= 1, got {tuple(scores.shape)}")
         if bool(scores.isnan().any()):
             raise ValueError(f"{argument} holds {int(scores.isnan().sum())} NaN")
     if not 0.0 <= max_fpr <= 1.0:

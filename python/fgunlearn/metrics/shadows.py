@@ -111,7 +111,8 @@ def train_shadows(
 
     Raises:
         TypeError: memberships that are not bool.
-        ValueError: other shapes, a shadow without a sample, a model without parameters to train, training that diverges, outputs that are not logits.
+        ValueError: other shapes, a shadow without a sample, a model without parameters to train, training that diverges,
+            outputs that are not logits.
         RuntimeError: ``batched=True`` for a model that vmap can't run.
     """
     training = training or ShadowTraining()
