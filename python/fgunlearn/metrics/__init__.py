@@ -31,7 +31,7 @@ from fgunlearn.metrics.reference import (
     tug_of_war_of,
 )
 from fgunlearn.metrics.relearning import Relearning, RelearnTime, relearn_time
-from fgunlearn.metrics.roc import roc
+from fgunlearn.metrics.roc_curve import roc
 from fgunlearn.metrics.shadow_attacks import lira, u_lira
 from fgunlearn.metrics.shadows import ShadowTraining, half_memberships, log_odds_of, train_shadows
 from fgunlearn.metrics.similarity import Similarity, similarity

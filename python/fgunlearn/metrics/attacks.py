@@ -14,7 +14,7 @@ from fgunlearn.metrics.bootstrap import Interval
 from fgunlearn.metrics.logistic import LogisticRegression
 from fgunlearn.metrics.membership import MembershipJudge
 from fgunlearn.metrics.outputs import Outputs
-from fgunlearn.metrics.roc import roc_intervals
+from fgunlearn.metrics.roc_curve import roc_intervals
 
 _SCORES: dict[str, Callable[[Outputs], Tensor]] = {
     "loss": lambda outputs: -outputs.losses,

@@ -111,7 +111,7 @@ def train_shadows(
 
     Raises:
         TypeError: memberships that are not bool.
-        ValueError: other shapes, a shadow without a sample, a model without parameters to train, training that diverges,
+        ValueError: other shapes, a shadow without a sample, nothing to train in the model, training that diverges,
             outputs that are not logits.
         RuntimeError: ``batched=True`` for a model that vmap can't run.
     """

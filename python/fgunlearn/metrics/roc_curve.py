@@ -99,7 +99,7 @@ class _Ranked:
         raised = alarms.cumsum(1)
         below = m - raised + 0.5 * alarms
         area = (hits * below).sum(1) / (n * m)
-        # Whole numbers, and a limit that rounding has not put just below one: 0.07 * 100 is 7.000000000000001.
+        # Whole numbers, and a limit that rounding has not put just below one: 0.29 * 100 is 28.999999999999996.
         reached = (raised <= math.floor(max_fpr * m + 1e-9)).sum(1, keepdim=True)
         rates = torch.nn.functional.pad(hits.cumsum(1), (1, 0)).gather(1, reached)[:, 0] / n
         return area, rates
