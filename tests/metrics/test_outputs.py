@@ -63,9 +63,7 @@ def test_samples_that_the_model_is_surer_of_than_float64_can_say_keep_their_orde
         assert bool(values.isfinite().all())
 
 
-def test_of_a_model_it_is_one_pass_in_order(
-    model: nn.Module, batches: list[tuple[Tensor, Tensor]]
-) -> None:
+def test_of_a_model_it_is_one_pass_in_order(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
     found = Outputs.of(model, batches)
     model.eval()
     with torch.no_grad():

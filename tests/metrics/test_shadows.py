@@ -18,7 +18,13 @@ def mlp() -> nn.Module:
 
 def convolutional() -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 8), nn.LayerNorm(8), nn.Linear(8, 3)
+        nn.Conv2d(1, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(64, 8),
+        nn.LayerNorm(8),
+        nn.Linear(8, 3),
     )
 
 
@@ -145,7 +151,9 @@ def test_one_seed_gives_one_set_of_models_and_leaves_torchs_own_alone(data: tupl
 def test_models_that_vmap_cannot_run_are_trained_one_after_the_other(data: tuple[Tensor, Tensor]) -> None:
     memberships = half_memberships(2, 40)
     found = train_shadows(Recurrent, *data, memberships, FEW)
-    assert log_odds_of(found, *data).equal(log_odds_of(train_shadows(Recurrent, *data, memberships, FEW, batched=False), *data))
+    assert log_odds_of(found, *data).equal(
+        log_odds_of(train_shadows(Recurrent, *data, memberships, FEW, batched=False), *data)
+    )
     with pytest.raises(RuntimeError):
         train_shadows(Recurrent, *data, memberships, FEW, batched=True)
 
@@ -178,7 +186,7 @@ def test_log_odds_are_those_of_each_model(data: tuple[Tensor, Tensor]) -> None:
 def test_bad_arguments_are_refused(data: tuple[Tensor, Tensor]) -> None:
     x, y = data
     some = half_memberships(2, 40)
-    with pytest.raises(TypeError, match="memberships must be bool, got torch.float32"):
+    with pytest.raises(TypeError, match=r"memberships must be bool, got torch\.float32"):
         train_shadows(mlp, x, y, some.float())
     with pytest.raises(ValueError, match=r"memberships must be of shape \(shadows, 40\), got \(2, 39\)"):
         train_shadows(mlp, x, y, some[:, 1:])

@@ -90,8 +90,9 @@ def u_lira(
     The sharpest question to ask of an unlearned model, since the attack knows the unlearning method. ``shadows`` models
     are trained on the retain data and a random half of forget and test data together, and unlearn that half;
     ``shadows`` others are trained on the retain data alone; the scores are those of :func:`u_lira_scores`. AUC and TPR
-    are in [0, 1]. 0.5 and 0.01 say that no trace is left that the method leaves on average, and so scores a retrained
-    model where forget and test data are i.i.d.
+    are in [0, 1]. 0.5 and 0.01 say that the method leaves no trace, and so scores a retrained model where forget and
+    test data are i.i.d. The fewer samples are unlearned beside those retained, the closer are the two kinds of shadows
+    in all but the trace.
 
     Args:
         model: the unlearned model.
