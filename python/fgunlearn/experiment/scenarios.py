@@ -79,7 +79,9 @@ def forgetting(split: Split, rows: Tensor) -> Scenario:
     chosen = torch.isin(split.rows, rows)
     if int(chosen.sum()) != len(rows):
         strange = rows[~torch.isin(rows, split.rows)]
-        raise ValueError(f"row {int(strange[0])} is none of the training samples" if len(strange) else "a row is repeated")
+        raise ValueError(
+            f"row {int(strange[0])} is none of the training samples" if len(strange) else "a row is repeated"
+        )
     return _parted(split.train, chosen, split, split.test, split.test)
 
 
