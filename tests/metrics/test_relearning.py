@@ -150,3 +150,18 @@ def test_bad_arguments_are_refused() -> None:
         relearn_time(a, b, FORGET, lr=0)
     with pytest.raises(ValueError, match=r"forget_loader: logits hold .* diverged"):
         relearn_time(a, Logit(math.nan), FORGET)
+
+
+def test_copies_learn_in_train_mode_and_are_measured_in_eval_mode() -> None:
+    modes: list[bool] = []
+
+    class Noting(Logit):
+        def forward(self, x: Tensor) -> Tensor:
+            modes.append(self.training)
+            return super().forward(x)
+
+    unlearned = Noting(-9.0).eval()
+    unlearned.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    relearn_time(Logit(2.0), unlearned, FORGET, max_steps=2, check_every=1)
+    eval_pass, step = [False] * 6, [True] * 2
+    assert modes == eval_pass + step + eval_pass + step + eval_pass

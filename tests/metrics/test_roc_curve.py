@@ -116,3 +116,9 @@ def test_bad_scores_are_refused_by_name() -> None:
         roc_intervals([some], [some], resamples=0, seed=0)
     with pytest.raises(ValueError, match=r"others must be scores of the same samples, got \[2, 1\]"):
         roc_intervals([some, some], [some, some[:1]], resamples=5, seed=0)
+
+
+def test_members_and_others_are_drawn_apart() -> None:
+    same = torch.randn(40)
+    [(area, _)] = roc_intervals([same], [same.clone()], resamples=100, seed=0)
+    assert area.low < 0.45 < area.value == 0.5 < 0.55 < area.high

@@ -184,7 +184,7 @@ def _names(attacks: Sequence[str] | None, can_fit: bool) -> tuple[str, ...]:
             raise ValueError(f"attacks names {name!r}, which is none: {hint}")
     if "logistic" in attacks and not can_fit:
         raise ValueError("the attack 'logistic' needs retain and held-out data to be fitted on")
-    return tuple(dict.fromkeys(attacks))
+    return tuple(attacks)
 
 
 def _score_of(name: str, retain: Outputs | None, heldout: Outputs | None) -> Callable[[Outputs], Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import torch
@@ -100,7 +99,7 @@ def u_lira(
         test_loader: data like D_u that the model never saw; as many samples as D_u, so that a shadow unlearns as many
             as the model did.
         new_model: makes an untrained model of the same architecture; see :func:`train_shadows`.
-        unlearn: the method that the model was unlearned by; called with a copy of each shadow.
+        unlearn: the method that the model was unlearned by; called with each shadow, which it may change.
         retain_loader: D_r.
         shadows: how many of each, even.
         training: of the shadows, the source model's own if it is known.
@@ -124,7 +123,7 @@ def u_lira(
     models = train_shadows(new_model, x, y, memberships, training, seed=seed, batched=batched, progress=progress)
     unlearned = []
     for shadow, chosen in zip(models[:shadows], asked, strict=True):
-        found = unlearn(copy.deepcopy(shadow), *pool.parts(chosen, batch))
+        found = unlearn(shadow, *pool.parts(chosen, batch))
         if not isinstance(found, nn.Module):
             raise TypeError(f"unlearn must return a module, got {type(found).__name__}")
         unlearned.append(found)
