@@ -18,7 +18,7 @@ from fgunlearn.optim import SparseOptimizer
 from fgunlearn.parameters import trainable
 from fgunlearn.progress import bar
 from fgunlearn.unlearning.changing import timed
-from fgunlearn.unlearning.result import Record, Result
+from fgunlearn.unlearning.result import DivergedError, Record, Result
 from fgunlearn.unlearning.schedule import Schedule, check_schedule, learning_rate
 
 
@@ -157,7 +157,7 @@ def descend(
         progress: show a progress bar on a terminal.
 
     Raises:
-        ValueError: it diverged: a loss or a parameter became NaN or infinite.
+        DivergedError: a loss or a parameter became NaN or infinite.
     """
     model, record = result.model, result.record
     parameters = trainable(model)
@@ -189,7 +189,9 @@ def descend(
         counts = ops.count_nonfinite([p.detach() for p in parameters.values()]).tolist()
         for name, count in zip(parameters, counts, strict=True):
             if count:
-                raise ValueError(f"it diverged: {name!r} has {count} NaN or infinite values; lower lr ({descent.lr})")
+                raise DivergedError(
+                    f"it diverged: {name!r} has {count} NaN or infinite values; lower lr ({descent.lr})"
+                )
 
 
 class _Means:
@@ -214,4 +216,4 @@ class _Means:
 
 def _check_finite(loss: float, step: int, descent: Descent) -> None:
     if not math.isfinite(loss):
-        raise ValueError(f"it diverged: the loss is {loss} at step {step}; lower lr ({descent.lr})")
+        raise DivergedError(f"it diverged: the loss is {loss} at step {step}; lower lr ({descent.lr})")

@@ -7,12 +7,12 @@ from torch import nn
 
 from fgunlearn import ops
 from fgunlearn.arguments import check_number
-from fgunlearn.batches import Loader, LossFunction, count_batches, device_of
+from fgunlearn.batches import Loader, LossFunction, count_batches, device_of, evaluation_mode
 from fgunlearn.methods.descent import checked
 from fgunlearn.ops.perturb import GAUSSIAN_STREAM
 from fgunlearn.ops.select import index_dtype
 from fgunlearn.parameters import trainable
-from fgunlearn.selection import score
+from fgunlearn.selection.scores import accumulate_sums, refuse_nonfinite
 from fgunlearn.unlearning.changing import changing, timed
 from fgunlearn.unlearning.result import Result
 
@@ -59,14 +59,18 @@ def fisher_forget(
     loss_fn = checked(model, loss_fn, seed)
     count_batches(retain_loader, "retain_loader")
     with changing(model) as result:
-        with timed(result.seconds, "importance", device_of(model)):
-            fisher = score(model, retain_loader, loss_fn, "fisher", progress=progress)
+        parameters = trainable(model)
+        with timed(result.seconds, "importance", device_of(model)), evaluation_mode(model):
+            fisher, seen = accumulate_sums(
+                model, parameters, retain_loader, loss_fn, "fisher", "retain_loader", progress
+            )
+            refuse_nonfinite(fisher)
+            result.record.samples = seen
         with timed(result.seconds, "noise", device_of(model)), torch.no_grad():
-            parameters = trainable(model)
             bounds = ops.rms([p.detach() for p in parameters.values()]).mul_(max_std).tolist()
             before = 0
             for (name, parameter), bound in zip(parameters.items(), bounds, strict=True):
-                std = fisher[name].pow(-0.25).mul_(strength).clamp_(max=bound)
+                std = sums[name].div_(seen).pow(-0.25).mul_(strength).clamp_(max=bound)
                 noise = torch.zeros_like(std)
                 everywhere = torch.arange(noise.numel(), dtype=index_dtype(noise.numel()), device=noise.device)
                 ops.sparse_perturb_(

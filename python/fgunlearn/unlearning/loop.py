@@ -28,7 +28,7 @@ from fgunlearn.progress import bar
 from fgunlearn.selection.selection import Selection
 from fgunlearn.unlearning.neighbours import neighbour_votes
 from fgunlearn.unlearning.repair import Repair
-from fgunlearn.unlearning.result import Record
+from fgunlearn.unlearning.result import DivergedError, Record
 from fgunlearn.unlearning.stopping import StopRule
 
 _SUPPORT_SLACK = 0.02  # a likelihood this little above the neighbours' support is not pushed further
@@ -79,7 +79,7 @@ def repair_(
                 kept = loss = checked_loss((loss_fn or cross_entropy)(model, batch))
                 gone, samples = None, batch_size(batch)
             if not math.isfinite(float(loss.detach())):
-                raise ValueError(
+                raise DivergedError(
                     f"the repair diverged: the loss is {float(loss.detach())} at step {step}; lower lr ({repair.lr}) "
                     f"or weight ({repair.weight})"
                 )

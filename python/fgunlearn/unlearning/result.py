@@ -10,6 +10,10 @@ from torch import nn
 from fgunlearn.selection.selection import Selection
 
 
+class DivergedError(ValueError):
+    """Training left the finite numbers; the model is as it was before."""
+
+
 @dataclass
 class Record:
     """What the steps did.

@@ -22,7 +22,7 @@ from fgunlearn.experiment.trained import TrainedModels
 from fgunlearn.experiment.training import Training
 from fgunlearn.methods.selective import SCORE
 from fgunlearn.spdgan import SPDGAN
-from fgunlearn.unlearning.result import Result
+from fgunlearn.unlearning.result import DivergedError, Result
 
 RETRAIN_SEED = 500  # added to the task's: the reference is another draw, not a copy of the source
 AGAIN_SEED = 700  # and so is the second retrained model, which shows what chance makes of every figure
@@ -118,21 +118,27 @@ def _unlearned(
     model = copy.deepcopy(source)
     batch = task.training.batch
     arguments = task.arguments(entry)
-    result = methods.get(entry.method)(
-        model,
-        scenario.forget.batches(batch),
-        scenario.retain.batches(batch, seed=task.seed, drop_last=True),
-        heldout_loader=scenario.heldout.batches(EVALUATION_BATCH),
-        seed=task.seed + (AGAIN_SEED if entry.method == "retrain" else 0),
-        **arguments,
-    )
+    about = {
+        "method": entry.method,
+        "ours": entry.ours,
+        "options": {name: _shown(value) for name, value in arguments.items()},
+    }
+    try:
+        result = methods.get(entry.method)(
+            model,
+            scenario.forget.batches(batch),
+            scenario.retain.batches(batch, seed=task.seed, drop_last=True),
+            heldout_loader=scenario.heldout.batches(EVALUATION_BATCH),
+            seed=task.seed + (AGAIN_SEED if entry.method == "retrain" else 0),
+            **arguments,
+        )
+    except DivergedError as error:
+        return {**about, "failed": str(error)}
     measured = metrics.acceleration_ratio(retrain_seconds, result.total_seconds)
     scored = costs.scored_passes(_score_of(entry, arguments))
     predicted = costs.predicted_acceleration(calibrated, result, scenario, task.training, scored, batch)
     return {
-        "method": entry.method,
-        "ours": entry.ours,
-        "options": {name: _shown(value) for name, value in arguments.items()},
+        **about,
         **measure.of(model),
         "seconds": result.total_seconds,
         "phases": result.seconds,
