@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -42,6 +42,9 @@ def unlearn_command(
     strategy: Annotated[str, typer.Option(help="topk, randomk or random_topk.")] = "topk",
     score: Annotated[str, typer.Option(help="grad, abs_grad, fisher, saliency or fisher_ratio.")] = "fisher_ratio",
     ratio: Annotated[float, typer.Option(help="Share of the coordinates that may change.")] = 0.7,
+    scope: Annotated[
+        str, typer.Option(help="global; tensor: the same share of each; channel: whole channels and heads.")
+    ] = "global",
     perturb: Annotated[str, typer.Option(help="none, gaussian, shrink, reset or zero.")] = "shrink",
     size: Annotated[float, typer.Option(help="std of gaussian (in rms of the tensor), factor of shrink.")] = 0.5,
     epochs: Annotated[float, typer.Option(help="Passes of the repair over the remaining data.")] = 2.0,
@@ -80,7 +83,7 @@ def unlearn_command(
         network,
         Batches(x[ids], y[ids], batch),
         Batches(x[rest], y[rest], batch, seed=seed, drop_last=True),
-        strategy=_strategy(strategy, ratio, score, seed),
+        strategy=_strategy(strategy, ratio, score, scope, seed),
         perturb=_PERTURBATIONS[perturb](size, seed),
         repair=Repair(
             epochs=epochs,
@@ -99,13 +102,13 @@ def unlearn_command(
     _report(result, len(ids), out)
 
 
-def _strategy(name: str, ratio: float, score: str, seed: int) -> Strategy:
+def _strategy(name: str, ratio: float, score: Any, scope: Any, seed: int) -> Strategy:
     if name == "topk":
-        return TopK(ratio, score=score)  # type: ignore[arg-type]
+        return TopK(ratio, score=score, scope=scope)
     if name == "randomk":
-        return RandomK(ratio, seed=seed)
+        return RandomK(ratio, seed=seed, scope=scope)
     if name == "random_topk":
-        return RandomTopK(ratio, score=score, seed=seed)  # type: ignore[arg-type]
+        return RandomTopK(ratio, score=score, seed=seed, scope=scope)
     raise ValueError(f"--strategy must be topk, randomk or random_topk, got {name!r}")
 
 

@@ -61,10 +61,8 @@ def fisher_forget(
     with changing(model) as result:
         parameters = trainable(model)
         with timed(result.seconds, "importance", device_of(model)), evaluation_mode(model):
-            fisher, seen = accumulate_sums(
-                model, parameters, retain_loader, loss_fn, "fisher", "retain_loader", progress
-            )
-            refuse_nonfinite(fisher)
+            sums, seen = accumulate_sums(model, parameters, retain_loader, loss_fn, "fisher", "retain_loader", progress)
+            refuse_nonfinite(sums)
             result.record.samples = seen
         with timed(result.seconds, "noise", device_of(model)), torch.no_grad():
             bounds = ops.rms([p.detach() for p in parameters.values()]).mul_(max_std).tolist()

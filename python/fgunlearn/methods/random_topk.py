@@ -47,7 +47,7 @@ def random_topk(
         k: their number. The recipe's ratio where neither is given.
         top_share: share of the k that is ranked by score, in [0, 1]; the rest is drawn.
         score: what to rank by, see :func:`fgunlearn.score`.
-        scope: "global" or "tensor", see :class:`fgunlearn.RandomTopK`.
+        scope: "global", "tensor" or "channel", see :class:`fgunlearn.RandomTopK`.
         perturb: Gaussian, Reset, Shrink, Zero or Ascent; None for no perturbation; "default" for the recipe's.
         repair: its options; the recipe's where None.
         loss_fn: see :mod:`fgunlearn.methods`.

@@ -43,7 +43,7 @@ def randomk(
         retain_loader: D_r.
         ratio: share of the coordinates that may change; or
         k: their number. The recipe's ratio where neither is given.
-        scope: "global" or "tensor", see :class:`fgunlearn.RandomK`.
+        scope: "global", "tensor" or "channel", see :class:`fgunlearn.RandomK`.
         perturb: Gaussian, Reset, Shrink, Zero or Ascent; None for no perturbation; "default" for the recipe's.
         repair: its options; the recipe's where None.
         loss_fn: see :mod:`fgunlearn.methods`.

@@ -45,7 +45,7 @@ def topk(
         ratio: share of the coordinates that may change; or
         k: their number. The recipe's ratio where neither is given.
         score: what to rank by, see :func:`fgunlearn.score`.
-        scope: "global" or "tensor", see :class:`fgunlearn.TopK`.
+        scope: "global", "tensor" or "channel", see :class:`fgunlearn.TopK`.
         perturb: Gaussian, Reset, Shrink, Zero or Ascent; None for no perturbation; "default" for the recipe's.
         repair: its options; the recipe's where None.
         loss_fn: see :mod:`fgunlearn.methods`.
