@@ -10,10 +10,12 @@ from collections.abc import Sequence
 
 import torch
 from sklearn.datasets import load_digits
+from torch import nn
+from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 import fgunlearn as fg
-from architectures import IMAGE_MODELS, cross_entropy_with_auxiliary, image_model
+from architectures import IMAGE_MODELS, cross_entropy_with_auxiliary, image_model, torchvision_model
 from comparison import Comparison, arguments, batches, compare, train
 
 FORGOTTEN = 3  # the digit
@@ -26,7 +28,12 @@ USUAL_REPAIR = fg.Repair(epochs=2, lr=0.2, momentum=0.8, warmup=0.15)
 def main(given: Sequence[str] | None = None) -> Comparison:
     """Runs the example for a command line."""
     args = arguments(
-        "Image classifiers on scikit-learn's digits.", 15, given, model=list(IMAGE_MODELS), forget=["class", "random"]
+        "Image classifiers.",
+        15,
+        given,
+        model=list(IMAGE_MODELS),
+        forget=["class", "random"],
+        library=["small", "torchvision"],  # torchvision's models of the same kinds: larger, and slow without a GPU
     )
     torch.manual_seed(args.seed)
     digits = load_digits()
@@ -34,6 +41,13 @@ def main(given: Sequence[str] | None = None) -> Comparison:
     y = torch.tensor(digits.target, dtype=torch.int64)
     shuffled = torch.randperm(len(y))
     test, training = shuffled[:400], shuffled[400:]
+
+    def make_model() -> nn.Module:
+        return image_model(args.model) if args.library == "small" else torchvision_model(args.model)[0]
+
+    if args.library == "torchvision":  # in colour, and of the size that its layers need
+        size = torchvision_model(args.model)[1]
+        x = F.interpolate(x, (size, size), mode="bilinear").expand(-1, 3, -1, -1)
 
     # D_u and D_r. A model that never saw a digit can't be asked for it: then D_t is of the others, and what membership
     # inference compares D_u with are the test images of the forgotten one.
@@ -49,11 +63,9 @@ def main(given: Sequence[str] | None = None) -> Comparison:
 
     loss_fn = cross_entropy_with_auxiliary  # cross entropy, but for Inception, which returns two outputs in training
     settings = {"epochs": args.epochs, "lr": TRAINING.get(args.model, 5e-3)}
-    source, _ = train(
-        lambda: image_model(args.model), batches(data(training), seed=args.seed), loss_fn, seed=args.seed, **settings
-    )
+    source, _ = train(make_model, batches(data(training), seed=args.seed), loss_fn, seed=args.seed, **settings)
     retrained, seconds = train(
-        lambda: image_model(args.model),
+        make_model,
         batches(data(retain), seed=args.seed),
         loss_fn,
         seed=args.seed + 500,

@@ -16,7 +16,7 @@ import images
 import text
 import time_series
 import vectors
-from architectures import IMAGE_MODELS
+from architectures import IMAGE_MODELS, torchvision_model
 from comparison import Comparison
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -66,6 +66,16 @@ def test_an_example_runs_from_end_to_end(name: str, capsys: pytest.CaptureFixtur
     for parameter, was in found.models["source"].named_parameters():
         now = found.models["unlearned"].get_parameter(parameter)
         assert not bool(((was != now) & ~masks[parameter]).any()), parameter
+
+
+def test_torchvisions_models_run_too_where_it_is_installed() -> None:
+    try:
+        torchvision_model("vit")
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"torchvision can't be imported: {error}")
+    found = images.main(["--model", "vit", "--library", "torchvision", "--epochs", "1"])
+    assert 0 < sum(found.result.changed.values()) <= found.result.selection.k
+    assert list(found.rows) == ["source", "retrained", "unlearned"]
 
 
 def test_the_same_seed_gives_the_same_figures_and_another_one_others() -> None:
