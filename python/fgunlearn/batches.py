@@ -76,7 +76,21 @@ def cross_entropy(model: nn.Module, batch: Any) -> Tensor:
     """
     x, y = x_and_y(batch)
     device = device_of(model)
-    return F.cross_entropy(model(moved(x, device)), y.to(device))
+    return F.cross_entropy(one_tensor(model(moved(x, device))), y.to(device))
+
+
+def one_tensor(outputs: object) -> Tensor:
+    """What a model returned, if that is a tensor; some return more than one in train mode.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(outputs, Tensor):
+        raise TypeError(
+            f"the default loss needs a model that returns logits, got {type(outputs).__name__}; give a loss_fn that "
+            "knows what to do with it"
+        )
+    return outputs
 
 
 def moved(x: Any, device: torch.device) -> Any:

@@ -20,6 +20,7 @@ from fgunlearn.batches import (
     count_batches,
     cross_entropy,
     device_of,
+    one_tensor,
     x_and_y,
 )
 from fgunlearn.optim import SparseOptimizer
@@ -183,7 +184,7 @@ class ForgetTerm:
             return kept, -checked_loss(self._loss_fn(model, batch)), batch_size(retain_batch) + batch_size(batch)
         x, y = (part.to(self._device) for part in x_and_y(retain_batch))
         chosen = torch.tensor(self._next(self._size, len(self._y)), device=self._device)
-        logits = model(torch.cat([x, self._x[chosen]]))
+        logits = one_tensor(model(torch.cat([x, self._x[chosen]])))
         kept = checked_loss(F.cross_entropy(logits[: len(y)], y))
         return kept, self._on_logits(logits[len(y) :], chosen), len(y) + len(chosen)
 
