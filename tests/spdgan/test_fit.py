@@ -63,30 +63,30 @@ def test_training_stops_where_the_held_out_shift_has_levelled_off(
     assert len(history.shift) == 6
 
 
-def test_the_generator_with_the_largest_held_out_shift_is_kept(
+def test_a_generator_that_has_lost_its_shift_to_the_critic_is_not_kept(
     monkeypatch: pytest.MonkeyPatch, small: Maker, source: nn.Module, forget: Batches
 ) -> None:
-    def fitted_to(*found: float, **fitting: float) -> fg.SPDGAN:
+    def fitted_to(*found: float) -> fg.SPDGAN:
         left = iter(found)
         monkeypatch.setattr(fit._Shift, "heldout", lambda self, shifted: torch.tensor(next(left)))
-        return small({"check_every": 1, "steps": len(found), "critic_ramp": 0.0, **fitting}).fit(source, forget)
+        return small({"check_every": 1, "steps": len(found), "critic_ramp": 0.0}).fit(source, forget)
 
     x = forget[0][0]
-    second = fitted_to(0.1, 0.5, 0.3, 0.4)
-    assert second.fitted.history.kept_step == 2
-    assert second.perturb(x).equal(fitted_to(0.1, 0.5).perturb(x))
-    assert not second.perturb(x).equal(fitted_to(0.1, 0.2, 0.3, 0.4).perturb(x))
+    third = fitted_to(0.1, 0.5, 0.3, 0.2)
+    assert third.fitted.history.kept_step == 3  # 0.2 is less than half of 0.5
+    assert third.perturb(x).equal(fitted_to(0.1, 0.5, 0.3).perturb(x))
+    assert not third.perturb(x).equal(fitted_to(0.1, 0.5, 0.3, 0.4).perturb(x))
 
 
 @pytest.mark.parametrize(
     ("fitting", "kept"),
     [
         ({"steps": 6, "critic_ramp": 4 / 6}, 5),  # has its weight from step 4 on
-        ({"steps": 6, "critic_weight": 0.0}, 1),
+        ({"steps": 6, "critic_weight": 0.0}, 3),
         ({"steps": 50, "patience": 2}, 4),  # stopped before it had
     ],
 )
-def test_what_was_before_the_critic_had_its_weight_is_not_chosen_from(
+def test_only_what_the_critic_with_its_weight_has_left_is_compared(
     monkeypatch: pytest.MonkeyPatch,
     small: Maker,
     source: nn.Module,

@@ -29,6 +29,7 @@ Perturb = Callable[[nn.Module, Tensor, float], Tensor]
 
 _BETAS = (0.5, 0.9)  # of Adam, as usual for hinge losses with spectral normalisation (Miyato et al., ICLR 2018)
 _GAIN = 0.01  # of the held-out shift, below which it is said to have levelled off
+_ENOUGH = 0.5  # of the largest held-out shift: a generator that has lost more to the critic is not kept
 _MOST_HELDOUT = 512  # samples of either set that the held-out shift is taken over
 
 
@@ -43,8 +44,8 @@ class History:
         critic_loss: per step; empty without a critic.
         heldout_step: the steps after which the held-out forget data was looked at.
         heldout_shift: what was found there, with the averaged generator.
-        kept_step: the one of them whose generator was kept: the largest shift since the critic had its weight, or the
-            last where it never came to it.
+        kept_step: the one of them whose generator was kept: the last whose shift was at least half of the largest since
+            the critic had its weight.
         stopped: whether training ended because the shift had levelled off.
     """
 
@@ -83,9 +84,10 @@ def fit_generator(
     seed: int,
     tick: Callable[[], None],
 ) -> tuple[nn.Module, History]:
-    """Trains a generator, and returns its moving average at the look that found the largest shift, in eval mode.
+    """Trains a generator, and returns its moving average at the last look that found the shift in place, in eval mode.
 
-    A critic may press the shift down again once it has its weight; what was before that is not chosen from.
+    A critic may press the shift down again once it has its weight: a generator is kept while its held-out shift is at
+    least half of the largest since then.
 
     Raises:
         FloatingPointError: a loss or a weight became NaN or infinite.
@@ -130,9 +132,9 @@ def fit_generator(
         history.heldout_shift.append(float(found))
         if not math.isfinite(history.heldout_shift[-1]):
             raise _diverged("heldout shift", step)
-        full = critic is None or settings.critic_share(step) == 1.0
-        if history.heldout_shift[-1] > best or not full:
-            best = history.heldout_shift[-1] if full else -math.inf
+        if critic is None or settings.critic_share(step) == 1.0:
+            best = max(best, history.heldout_shift[-1])
+        if history.heldout_shift[-1] >= _ENOUGH * best:
             history.kept_step = step
             kept = {name: value.clone() for name, value in average.module.state_dict().items()}
         if _levelled_off(history.heldout_shift, settings.patience) and step < settings.steps:
