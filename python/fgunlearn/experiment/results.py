@@ -22,6 +22,14 @@ def mean_and_deviation(values: Sequence[float]) -> dict[str, float]:
     }
 
 
+def spread(value: dict[str, float] | None, digits: int, scale: float = 1.0) -> str:
+    """Mean±std as text; the mean alone for a single seed; a dash for what is not defined."""
+    if value is None or math.isnan(value["mean"]):
+        return "-"
+    deviation = "" if math.isnan(value["std"]) else f"±{scale * value['std']:.{digits}f}"
+    return f"{scale * value['mean'] + 0.0:.{digits}f}{deviation}"
+
+
 def write_json(results: dict[str, Any], path: Path) -> None:
     """Writes the results, replacing the file at once; NaN becomes null, as JSON has none."""
     with replacing(path) as temporary:

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fgunlearn import machine, methods, ops
+from fgunlearn import machine, ops
 from fgunlearn.experiment.compare import trial
-from fgunlearn.experiment.compare.entries import Entry
+from fgunlearn.experiment.compare.entries import Entry, all_methods
 from fgunlearn.experiment.compare.trial import Task
 from fgunlearn.experiment.requests import Request
 from fgunlearn.experiment.results import merged, read_json, write_json
@@ -50,7 +50,7 @@ class Comparison:
 
     source: str = "digits"
     requests: Sequence[Request] = (Request("random"), Request("class"), Request("mislabel"))
-    entries: Sequence[Entry] = tuple(Entry(name) for name in methods.list())
+    entries: Sequence[Entry] = tuple(all_methods())
     seeds: Sequence[int] = DEFAULT_SEEDS
     training: Training = dataclasses.field(default_factory=Training)
     limit: int | None = None

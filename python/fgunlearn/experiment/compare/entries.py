@@ -20,7 +20,7 @@ class Entry:
     """A method, and the options in which it differs from :data:`~fgunlearn.experiment.compare.options.DEFAULTS`.
 
     ``options`` are pairs of name and value, sorted by name. Beside the method's own there is "recipe" for this
-    package's methods: "forget term" (by default) or "perturb + repair".
+    package's methods: "forget_term" (by default) or "perturb_repair", the paper's.
     """
 
     method: str
@@ -50,6 +50,12 @@ class Entry:
         return given
 
 
+def all_methods() -> list[Entry]:
+    """Every method, and Top-K by the paper's recipe as well."""
+    entries = [Entry(name) for name in methods.list()]
+    return [*entries, Entry("topk", (("recipe", "perturb_repair"),))]
+
+
 def parse(spec: str) -> Entry:
     """An entry from words: a method's name, and after a colon options with commas between them.
 
@@ -71,7 +77,7 @@ def parse(spec: str) -> Entry:
         if option in options:
             raise ValueError(f"{spec!r}: {option} is given twice")
         options[option] = _value(text)
-    if options.get("recipe", "forget term") not in RECIPES:
+    if options.get("recipe", "forget_term") not in RECIPES:
         raise ValueError(f"{spec!r}: recipe must be one of {', '.join(RECIPES)}, got {options['recipe']!r}")
     return Entry(name, tuple(sorted(options.items())))
 

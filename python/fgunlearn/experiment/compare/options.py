@@ -13,7 +13,7 @@ from fgunlearn.experiment.training import Training
 from fgunlearn.methods.selective import FORGET_PART, FORGET_TERM, PERTURB_REPAIR
 
 OURS = ("topk", "randomk", "random_topk")
-RECIPES = {"forget term": FORGET_TERM, "perturb + repair": PERTURB_REPAIR}
+RECIPES = {"forget_term": FORGET_TERM, "perturb_repair": PERTURB_REPAIR}
 
 DEFAULTS: dict[str, dict[str, Any]] = {}
 """By method: what differs from its own defaults."""
@@ -22,7 +22,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {}
 def recipe_arguments(given: dict[str, Any], training: Training, seed: int) -> dict[str, Any]:
     """The arguments of a method of this package, for the recipe that is named in ``given``."""
     given = dict(given)
-    recipe = RECIPES[given.pop("recipe", "forget term")]
+    recipe = RECIPES[given.pop("recipe", "forget_term")]
     repair = replace(recipe.repair, seed=seed)
     if repair.forget != "none":
         # The experiments' model has a better layer to find neighbours by than its first.
