@@ -41,6 +41,7 @@ def compare_command(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Use at most this many training images, and as many fewer of the others.")
     ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="At most this many training steps of an SPD-GAN.")] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Worker processes, 0 for one per core.")] = 0,
 ) -> None:
     """Compare ways to unlearn: forgetting, retention, indistinguishability, and cost against retraining.
@@ -53,6 +54,7 @@ def compare_command(
     from fgunlearn.experiment.compare.table import WIDTH, table, verdicts
     from fgunlearn.experiment.requests import parse
     from fgunlearn.experiment.training import Training
+    from fgunlearn.spdgan import Fitting
 
     asked = [parse(spec) for spec in scenario or ("random", "class", "mislabel")]
     chosen = [entries.parse(spec) for spec in methods or ()] or entries.all_methods()
@@ -70,6 +72,7 @@ def compare_command(
             seeds=tuple(range(comparison.DEFAULT_SEEDS[0], comparison.DEFAULT_SEEDS[0] + seeds)),
             training=Training(epochs=epochs),
             limit=limit,
+            gan={} if steps is None else {"fitting": Fitting(steps=steps)},
             jobs=jobs,
         ),
         out,

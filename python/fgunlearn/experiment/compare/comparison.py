@@ -161,7 +161,7 @@ def _configuration(comparison: Comparison) -> dict[str, Any]:
         "seeds": list(comparison.seeds),
         "training": dataclasses.asdict(comparison.training),
         "limit": comparison.limit,
-        "gan": comparison.gan,
+        "gan": dataclasses.asdict(comparison)["gan"],
     }
 
 

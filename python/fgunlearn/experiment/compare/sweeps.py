@@ -1,4 +1,4 @@
-"""What is varied beside the methods: K, the share of Top-K in Random-TopK, and which coordinates are ranked together."""
+"""What is varied beside the methods: K, the share of Top-K in Random-TopK, the score, and what is ranked together."""
 
 from __future__ import annotations
 

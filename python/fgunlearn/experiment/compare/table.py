@@ -80,6 +80,7 @@ def _verdict(row: dict[str, Any]) -> str:
     gaps = ", ".join(f"D_{letter} {100 * row[f'gap_{part}']['mean'] + 0.0:+.1f}" for letter, part in _PARTS)
     missed = [name for name, kept in row["met"].items() if not kept]
     return (
-        f"{row['name']}, average gap {row['average_gap']['mean']:.2f} ({gaps} points, MIA {row['gap_mia']['mean']:+.3f}) "
-        f"at {row['acceleration']['mean']:.1f}x; {'misses ' + ', '.join(missed) if missed else 'keeps to all limits'}"
+        f"{row['name']}, average gap {row['average_gap']['mean']:.2f} "
+        f"({gaps} points, MIA {row['gap_mia']['mean']:+.3f}) at {row['acceleration']['mean']:.1f}x; "
+        f"{'misses ' + ', '.join(missed) if missed else 'keeps to all limits'}"
     )
