@@ -46,7 +46,8 @@ def machine(data: str) -> str:
     there = found["machine"]
     return (
         f"{there['processor']}, {there['cores']} cores, {there['processes']} worker processes of one thread, torch "
-        f"{there['torch']}, {there['simd']}; seeds {', '.join(map(str, found['configuration']['seeds']))}; {found['date']}."
+        f"{there['torch']}, {there['simd']}; seeds {', '.join(map(str, found['configuration']['seeds']))}; "
+        f"{found['date']}."
     )
 
 
@@ -88,7 +89,7 @@ def _figures(row: dict[str, Any]) -> str:
 def costs(data: str) -> str:
     """Predicted and measured acceleration of every method, over all requests and seeds."""
     lines = [
-        "| method | measured | predicted | error, mean | error, smallest to largest | selecting and setup, share of time |",
+        "| method | measured | predicted | error, mean | error, from and to | selecting and setup, share of time |",
         "|---|---|---|---|---|---|",
     ]
     rows = [row for row in results(data)["rows"] if "predicted_acceleration" in row]
