@@ -3,6 +3,7 @@
 #   make test    the tests
 #   make bench   the benchmarks, about ten minutes
 #   make unlearning-degree   the study in docs/unlearning-degree.md, about ten minutes
+#   make compare   all methods side by side, docs/compare.md, about a quarter of an hour
 #   make check-cuda   what can be held of the CUDA kernels without a GPU
 # TORCH_SPEC picks the torch to install, e.g. make test TORCH_SPEC="torch==2.13.0".
 
@@ -20,7 +21,7 @@ CXX_SOURCES := $(shell find csrc tests/cuda -name '*.cpp' -o -name '*.h' -o -nam
 # Another torch or CUDA setting is another installation: the stamps carry both.
 TAG := $(shell printf '%s' '$(TORCH_SPEC)-$(FGUNLEARN_CUDA)' | tr -c 'A-Za-z0-9.' '_')
 
-.PHONY: demo test bench unlearning-degree check-cuda lint format clean install
+.PHONY: demo test bench unlearning-degree compare check-cuda lint format clean install
 .DELETE_ON_ERROR:
 
 install: $(VENV)/installed-$(TAG)
@@ -40,6 +41,10 @@ bench: install
 unlearning-degree: install
 	$(BIN)/fgunlearn spdgan study --out docs/results $(ARGS)
 	$(BIN)/python scripts/degree_page.py
+
+compare: install
+	$(BIN)/fgunlearn compare --sweep --out docs/results/compare-digits $(ARGS)
+	$(BIN)/python scripts/comparison_page.py
 
 check-cuda: $(VENV)/dependencies-$(TAG)
 	PYTHON=$(BIN)/python scripts/check_cuda.sh
