@@ -69,7 +69,12 @@ def test_other_words_are_refused(spec: str, words: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("3\n3\n", "line 2 of .* repeats row 3"), ("3\nx\n", "line 2 .* got 'x'"), ("-3\n", "got '-3'"), ("#\n", "no row")],
+    [
+        ("3\n3\n", "line 2 of .* repeats row 3"),
+        ("3\nx\n", "line 2 .* got 'x'"),
+        ("-3\n", "got '-3'"),
+        ("#\n", "no row"),
+    ],
 )
 def test_a_file_of_other_things_is_refused(text: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "rows.txt").write_text(text)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 from fgunlearn.report.comparison.axes import Axis, frame, padded, padded_log
-from fgunlearn.report.comparison.readings import OURS, OTHERS, Model, Scenario, Stat, found, interval, number
+from fgunlearn.report.comparison.readings import OTHERS, OURS, Model, Scenario, Stat, found, interval, number
 from fgunlearn.report.comparison.rows import has_scores, three_models
 from fgunlearn.report.comparison.scatter import ends
-from fgunlearn.report.comparison.svg import SMALL, Drawing, letters_in
-from fgunlearn.report.comparison.wording import shortened, significant, tick
+from fgunlearn.report.comparison.svg import Drawing, fitting
+from fgunlearn.report.comparison.wording import significant, tick
 
-PANEL = 340.0
+PANEL = 300.0
 """Width, px: fits a phone, and three fit a page."""
 
 _SHAPES = ("circle", "diamond", "square", "triangle")
@@ -45,7 +46,7 @@ def scores(scenario: Scenario, name: str) -> list[str]:
                 drawing.path([(steps[0][0], y.start), *steps, (steps[-1][0], y.start)], f"area {style}", closed=True)
                 drawing.path(steps, f"curve {style}")
         auc = interval(run, "mia", "loss", "auc")
-        drawing.text(2, 14, shortened(label, letters_in(150.0)), "strong")
+        drawing.text(2, 14, fitting(label, 130.0, bold=True), "strong")
         if auc is not None:
             text = f"AUC {auc.value:.3f} [{auc.low:.3f}, {auc.high:.3f}]"
             drawing.text(PANEL - 6, 14, text, "small", "end")
@@ -60,12 +61,12 @@ def _numbers(values: Any) -> list[float]:
 def _steps(edges: Sequence[float], shares: Sequence[float], x: Axis, y: Axis) -> list[tuple[float, float]]:
     return [
         (x.at(edge), y.at(100.0 * share))
-        for share, pair in zip(shares, zip(edges, edges[1:], strict=False), strict=False)
+        for share, pair in zip(shares, itertools.pairwise(edges), strict=False)
         for edge in pair
     ]
 
 
-def sweep(scenario: Scenario, option: str, name: str) -> list[str]:
+def sweep(scenario: Scenario, option: str, name: str, width: float, style: str) -> list[str]:
     """Average gap and acceleration over the values of an option: a panel each; none without enough values."""
     bases = scenario.swept[option]
     panels = []
@@ -79,7 +80,8 @@ def sweep(scenario: Scenario, option: str, name: str) -> list[str]:
         }
         courses = {base: course for base, course in courses.items() if course}
         if courses:
-            panels.append(_sweep_panel(scenario, option, f"{name}-{figure.replace('_', '-')}", label, courses, limit))
+            panel = f"{name}-{figure.replace('_', '-')}"
+            panels.append(_sweep_panel(scenario, option, panel, label, courses, limit, width, style))
     return panels
 
 
@@ -90,11 +92,10 @@ def _sweep_panel(
     label: str,
     courses: dict[str, list[tuple[float, Stat]]],
     limit: float | None,
+    width: float,
+    style: str,
 ) -> str:
-    width, height = 1.4 * PANEL, 280.0
-    if len(courses) == 1:
-        width = PANEL
-    width = PANEL
+    height = 280.0
     drawing = Drawing(
         width,
         height,
@@ -104,6 +105,7 @@ def _sweep_panel(
             f"{base}: " + ", ".join(f"{significant(figure.mean)} at {tick(value)}" for value, figure in course)
             for base, course in courses.items()
         ),
+        style,
     )
     values = sorted({value for course in courses.values() for value, _ in course})
     heights = [end for course in courses.values() for _, figure in course for end in ends(figure, 0.0)]
@@ -117,13 +119,13 @@ def _sweep_panel(
     if limit is not None:
         drawing.line(x.start, y.at(limit), x.end, y.at(limit), "limit")
     for i, (base, course) in enumerate(courses.items()):
-        style = f"series{i % len(_SHAPES)}"
-        drawing.path([(x.at(value), y.at(figure.mean)) for value, figure in course], f"curve {style}")
+        series = f"series{i % len(_SHAPES)}"
+        drawing.path([(x.at(value), y.at(figure.mean)) for value, figure in course], f"curve {series}")
         for value, figure in course:
             low, high = ends(figure, 0.0)
-            drawing.line(x.at(value), y.at(low), x.at(value), y.at(high), f"whisker {style}")
+            drawing.line(x.at(value), y.at(low), x.at(value), y.at(high), f"whisker {series}")
             tip = f"{base}, {option} {tick(value)}: {significant(figure.mean)}"
-            drawing.mark(_SHAPES[i % len(_SHAPES)], x.at(value), y.at(figure.mean), f"mark {style}", tip, 4.5)
+            drawing.mark(_SHAPES[i % len(_SHAPES)], x.at(value), y.at(figure.mean), f"mark {series}", tip, 4.5)
     return drawing.markup()
 
 
@@ -162,7 +164,9 @@ def _loss(epoch: Any, part: str) -> float | None:
 
 def _learning_panel(scenario: Scenario, model: Model, name: str) -> str:
     histories = _histories(model)
-    every = [loss for history in histories for epoch in history for p in _LOSSES if (loss := _loss(epoch, p)) is not None]
+    every = [
+        loss for history in histories for epoch in history for p in _LOSSES if (loss := _loss(epoch, p)) is not None
+    ]
     log = min(every) > 0.0 and max(every) / min(every) > 20.0
     drawing = Drawing(
         PANEL,
@@ -176,7 +180,7 @@ def _learning_panel(scenario: Scenario, model: Model, name: str) -> str:
     y = Axis(*(padded_log(every) if log else padded([0.0, *every], least=1e-3)), 194.0, 50.0, log)
     shown = [tick_ for tick_ in x.ticks(30.0) if tick_ == int(tick_) and tick_ >= 1] if epochs > 1 else [1.0]
     frame(drawing, x, y, "epoch", "loss" + (" (logarithmic)" if log else ""), shown)
-    drawing.text(2, 14, shortened(model.name, letters_in(PANEL - 10.0, SMALL + 1)), "strong", tip=model.name)
+    drawing.text(2, 14, fitting(model.name, PANEL - 10.0, bold=True), "strong", tip=model.name)
     for history in histories:
         for part, style in _LOSSES.items():
             points = [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fgunlearn.report.comparison.labels import Box, Label, around, nearest, placed
 from fgunlearn.report.comparison.readings import ACCELERATION_LIMIT, OURS, REFERENCE, Scenario, scenarios
 from fgunlearn.report.comparison.scatter import Dot, doing_nothing, dots, ends, limit_of, reach
-from fgunlearn.report.comparison.wording import significant, tick
+from fgunlearn.report.comparison.wording import tick
 from fgunlearn.report.drawing import BLUE, GREEN, GREY, ORANGE, drawing
 
 if TYPE_CHECKING:
@@ -77,7 +77,9 @@ def _draw(panel: Axes, scenario: Scenario, points: list[Dot]) -> None:
     panel.set_xlim(*x_range)
     panel.set_ylim(*y_range)
     for axis, (low, high) in ((panel.xaxis, x_range), (panel.yaxis, y_range)):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 300 else (1, 3) if high / low < 2000 else (1,)))
+        axis.set_major_locator(
+            LogLocator(subs=(1, 2, 5) if high / low < 300 else (1, 3) if high / low < 2000 else (1,))
+        )
         axis.set_major_formatter(FuncFormatter(lambda value, _: tick(round(value, 9))))
         axis.set_minor_formatter(NullFormatter())
         axis.set_tick_params(which="minor", length=0)
@@ -107,24 +109,27 @@ def _name(panel: Axes, scenario: Scenario, points: list[Dot]) -> None:
     frame = panel.get_window_extent()
     bounds = Box(frame.x0 + unit, frame.y0 + unit, frame.x1 - unit, frame.y1 - unit)
     low = panel.get_ylim()[0]
-    places = {
-        dot.model.name: tuple(panel.transData.transform((dot.acceleration.mean, max(dot.gap.mean, low))))
-        for dot in points
-    }
+    places: dict[str, tuple[float, float]] = {}
+    for dot in points:
+        px, py = panel.transData.transform((dot.acceleration.mean, max(dot.gap.mean, low)))
+        places[dot.model.name] = float(px), float(py)
     marks = []
     for dot in points:
         r, (px, py) = unit * (4.5 if dot.named else 2.5), places[dot.model.name]
         marks.append(Box(px - r, py - r, px + r, py + r))
+    covered = _lines(panel, scenario, points, bounds)
     labels: list[Label] = []
     texts: list[tuple[str, str, float]] = []
     limit, nothing = limit_of(scenario), doing_nothing(scenario)
-    lines = [(f"limit: {significant(limit)} points", limit, GREEN)]
+    lines = [(f"limit: average gap {tick(limit)}", limit, GREEN)]
     lines += [] if nothing is None else [("doing nothing (source)", max(nothing, low), GREY)]
     for text, gap, colour in lines:
         width, height = _size(panel, text, 7.0)
         y = panel.transData.transform((1.0, gap))[1]
-        steps = [bounds.left + 3 * unit + width / 2 + i * (bounds.right - bounds.left - width - 6 * unit) / 12
-                 for i in range(13)]
+        steps = [
+            bounds.left + 3 * unit + width / 2 + i * (bounds.right - bounds.left - width - 6 * unit) / 12
+            for i in range(13)
+        ]
         labels.append(Label(width, height, [(x, y + s * (height / 2 + unit)) for x in steps for s in (1, -1)]))
         texts.append((text, "#00694c" if colour == GREEN else "#555555", 7.0))
     for dot in sorted(points, key=lambda d: (d.model.group != OURS, -d.acceleration.mean)):
@@ -135,7 +140,7 @@ def _name(panel: Axes, scenario: Scenario, points: list[Dot]) -> None:
             colour = {"ours": "#005a8e", REFERENCE: "#555555"}.get(dot.model.group, "#9c4400")
             texts.append((dot.model.name, colour, 7.5))
     back = panel.transData.inverted()
-    for label, centre, (text, colour, size) in zip(labels, placed(labels, marks, bounds), texts, strict=True):
+    for label, centre, (text, colour, size) in zip(labels, placed(labels, marks, covered, bounds), texts, strict=True):
         if centre is None:
             continue
         if label.point is not None:
@@ -143,9 +148,28 @@ def _name(panel: Axes, scenario: Scenario, points: list[Dot]) -> None:
             if math.dist(end, label.point) > 10.0 * unit:
                 (x1, y1), (x2, y2) = back.transform(label.point), back.transform(end)
                 panel.plot([x1, x2], [y1, y2], color=GREY, lw=0.5, zorder=1.5)
-        at = back.transform(centre)
+        x, y = back.transform(centre)
         # parse_math off: a name is no formula, whatever dollars it has.
-        panel.text(*at, text, color=colour, fontsize=size, ha="center", va="center", parse_math=False)
+        panel.text(x, y, text, color=colour, fontsize=size, ha="center", va="center", parse_math=False)
+
+
+def _lines(panel: Axes, scenario: Scenario, points: list[Dot], bounds: Box) -> list[Box]:
+    """What limits and whiskers cover, px."""
+    low, left = panel.get_ylim()[0], panel.get_xlim()[0]
+    nothing = doing_nothing(scenario)
+    boxes = []
+    for gap in [limit_of(scenario)] + ([] if nothing is None else [max(nothing, low)]):
+        y = panel.transData.transform((1.0, gap))[1]
+        boxes.append(Box(bounds.left, y - 1, bounds.right, y + 1))
+    x = panel.transData.transform((ACCELERATION_LIMIT, 1.0))[0]
+    boxes.append(Box(x - 1, bounds.top, x + 1, bounds.bottom))
+    for dot in points:
+        if dot.named:
+            (x1, x2), (y1, y2) = ends(dot.acceleration, left), ends(dot.gap, low)
+            (x1, y1), (x2, y2) = (panel.transData.transform(corner) for corner in ((x1, y1), (x2, y2)))
+            x, y = panel.transData.transform((dot.acceleration.mean, max(dot.gap.mean, low)))
+            boxes += [Box(x1, y - 1, x2, y + 1), Box(x - 1, y1, x + 1, y2)]
+    return boxes
 
 
 def _size(panel: Axes, text: str, points: float) -> tuple[float, float]:

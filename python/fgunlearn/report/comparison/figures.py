@@ -9,7 +9,7 @@ from fgunlearn.report.comparison import curves, rows, scatter
 from fgunlearn.report.comparison.readings import OTHERS, OURS, RETRAIN, Scenario
 from fgunlearn.report.comparison.svg import Drawing
 
-WIDE, NARROW = 1120.0, 350.0
+WIDE, NARROW = 960.0, 350.0
 """Widths of figures that fill the page, px; the style shows one of the two."""
 
 Legend = tuple[str, str, str]
@@ -52,10 +52,10 @@ def of(scenario: Scenario, prefix: str) -> list[Figure]:
             "How far every method is from retraining, and how much faster than it; both axes are logarithmic. Whiskers "
             "are a standard deviation over the seeds. Small faint marks are the entries that vary one option. A "
             "method above the dotted line is further from the retrained model than one that did nothing.",
-            "low and to the right, inside the shaded corner, which keeps to both limits. Where retraining again lies is "
-            "what chance makes of the gap.",
+            "low and to the right, inside the shaded corner, which keeps to both limits. Where retraining again "
+            "lies is what chance makes of the gap.",
             _both(scatter.quality, scenario, f"{prefix}-quality"),
-            _swatches(_GROUPS[:2] + (("cross", "mark reference", "retraining again"),)),
+            _swatches((*_GROUPS[:2], ("cross", "mark reference", "retraining again"))),
         ),
         Figure(
             "accuracy",
@@ -71,7 +71,8 @@ def of(scenario: Scenario, prefix: str) -> list[Figure]:
             "scores",
             "What membership inference sees",
             "How sure each model is of the true class, for forget data and for never-seen data of the same classes. "
-            f"From {first}; the AUC is the loss attack's with its 95% interval over samples. Ends gather what is beyond.",
+            f"From {first}; the AUC is the loss attack's with its 95% interval over samples. Ends gather what "
+            "is beyond.",
             "the two histograms of M_u lie on each other as those of M_r do. On M_s the forget data lies further to "
             "the right: that is the trace that has to go.",
             tuple(curves.scores(scenario, f"{prefix}-scores")),
@@ -118,8 +119,10 @@ def of(scenario: Scenario, prefix: str) -> list[Figure]:
         Figure(
             "learning",
             "Learning curves of the repair",
-            "Loss in every epoch of unlearning, a line for each seed. Forget points end where the forget term ends.",
-            "the retain loss falls and has levelled off at the end, while the loss on the forget data does not run away.",
+            "Loss in every epoch of unlearning, a line for each seed. Forget points end where the forget "
+            "term ends. Losses are as a method minimises them: that of ascent lies below 0.",
+            "the retain loss falls and has levelled off at the end, while the loss on the forget data does not "
+            "run away.",
             tuple(curves.learning(scenario, f"{prefix}-learning")),
             _swatches(_LOSSES),
         ),
@@ -138,7 +141,11 @@ def of(scenario: Scenario, prefix: str) -> list[Figure]:
 
 
 def _sweep(scenario: Scenario, option: str, name: str, heading: str, shows: str, good: str) -> Figure:
-    drawings = tuple(curves.sweep(scenario, option, name)) if scenario.swept[option] else ()
+    drawings = tuple(
+        drawing
+        for style, width in (("wide", 0.5 * WIDE - 15.0), ("narrow", NARROW))
+        for drawing in curves.sweep(scenario, option, f"{name}-{style}", width, style)
+    )
     return Figure(
         "k-sweep" if option == "ratio" else "share-sweep",
         heading,
@@ -149,9 +156,7 @@ def _sweep(scenario: Scenario, option: str, name: str, heading: str, shows: str,
     )
 
 
-def _both(
-    draw: Callable[[Scenario, str, float, str], str | None], scenario: Scenario, name: str
-) -> tuple[str, ...]:
+def _both(draw: Callable[[Scenario, str, float, str], str | None], scenario: Scenario, name: str) -> tuple[str, ...]:
     """The drawing for a page and that for a phone."""
     drawn = (draw(scenario, f"{name}-{style}", width, style) for style, width in (("wide", WIDE), ("narrow", NARROW)))
     return tuple(drawing for drawing in drawn if drawing is not None)

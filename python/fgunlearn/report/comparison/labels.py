@@ -19,10 +19,7 @@ class Box:
     def overlaps(self, other: Box) -> bool:
         """Whether they have more in common than an edge."""
         return (
-            self.left < other.right
-            and other.left < self.right
-            and self.top < other.bottom
-            and other.top < self.bottom
+            self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
         )
 
     def holds(self, other: Box) -> bool:
@@ -82,20 +79,24 @@ def around(
     return centres
 
 
-def placed(labels: Iterable[Label], taken: Sequence[Box], bounds: Box) -> list[tuple[float, float] | None]:
+def placed(
+    labels: Iterable[Label], taken: Sequence[Box], lines: Sequence[Box], bounds: Box
+) -> list[tuple[float, float] | None]:
     """A centre for every label, in their order, so that no two touch; None for one that has no free place left.
 
     Args:
         labels: those that come first choose first.
-        taken: what no label may cover: marks.
+        taken: what neither a label nor the line that leads to one may cover: marks.
+        lines: what a label covers only where it can't go elsewhere.
         bounds: what every label stays inside.
     """
     boxes = list(taken)
     leaders: list[tuple[float, float, float, float]] = []
     centres: list[tuple[float, float] | None] = []
     for label in labels:
-        free = (centre for centre in label.centres if _is_free(label, centre, boxes, leaders, bounds))
-        centre = next(free, None)
+        free = [centre for centre in label.centres if _is_free(label, centre, boxes, leaders, bounds)]
+        clear = (centre for centre in free if not any(label.box(centre).overlaps(line) for line in lines))
+        centre = next(clear, free[0] if free else None)
         centres.append(centre)
         if centre is not None:
             boxes.append(label.box(centre))

@@ -89,7 +89,7 @@ class Model:
 
     @property
     def group(self) -> str:
-        """"reference": source and retrained models; "ours": this package's methods; "others"."""
+        """ "reference": source and retrained models; "ours": this package's methods; "others"."""
         if self.method in (SOURCE, RETRAINED, RETRAIN):
             return REFERENCE
         return OURS if self.summary.get("ours") else OTHERS
@@ -162,10 +162,11 @@ class Scenario:
 
     @cached_property
     def named(self) -> tuple[Model, ...]:
-        """Models with figures that plots of all methods name: without those of a sweep, but for the best."""
+        """Models that plots of all methods name, ours before others: those with figures, of a sweep only the best."""
         swept = {model.name for bases in self.swept.values() for base in bases.values() for _, model in base}
         best = {model.name for model in (self.best_ours, self.best_others) if model is not None}
-        return tuple(m for m in self.models if m.failed is None and (m.name not in swept or m.name in best))
+        shown = (m for m in self.models if m.failed is None and (m.name not in swept or m.name in best))
+        return tuple(sorted(shown, key=lambda model: (REFERENCE, OURS, OTHERS).index(model.group)))
 
 
 def scenarios(results: dict[str, Any]) -> list[Scenario]:
@@ -179,8 +180,10 @@ def scenarios(results: dict[str, Any]) -> list[Scenario]:
         raise ValueError(f"results must hold a list of summaries as 'summary', got keys {sorted(results)}")
     rows = [row for row in results.get("rows") or [] if isinstance(row, dict)]
     limits = {name: float(limit) for name, limit in (results.get("limits") or {}).items() if number(limit) is not None}
-    return [_scenario(summary, [r for r in rows if r.get("scenario") == summary.get("scenario")], limits)
-            for summary in summaries]
+    return [
+        _scenario(summary, [r for r in rows if r.get("scenario") == summary.get("scenario")], limits)
+        for summary in summaries
+    ]
 
 
 def _scenario(summary: dict[str, Any], rows: Sequence[dict[str, Any]], limits: dict[str, float]) -> Scenario:

@@ -19,8 +19,8 @@ from fgunlearn.report.comparison.readings import (
     number,
 )
 from fgunlearn.report.comparison.scatter import MARKS
-from fgunlearn.report.comparison.svg import SMALL, Drawing, letters_in, text_width
-from fgunlearn.report.comparison.wording import POINTS, decimal, seconds, shortened, tick
+from fgunlearn.report.comparison.svg import SMALL, Drawing, fitting, text_width
+from fgunlearn.report.comparison.wording import POINTS, decimal, seconds, tick
 
 _ROW = 19.0
 MOST_TENSORS = 72
@@ -44,7 +44,7 @@ def role(phase: str) -> str:
 
 def _name_width(width: float, names: Sequence[str]) -> float:
     """Of the column of names: as the longest asks for, up to a third of the whole."""
-    return min(max((text_width(name, SMALL) for name in names), default=0.0) + 12.0, 0.34 * width)
+    return min(max((text_width(name, SMALL, bold=True) for name in names), default=0.0) + 12.0, 0.34 * width)
 
 
 def _write_names(drawing: Drawing, models: Sequence[Model], top: float, width: float) -> None:
@@ -52,7 +52,7 @@ def _write_names(drawing: Drawing, models: Sequence[Model], top: float, width: f
         y = top + _ROW * (i + 0.5)
         if i % 2 == 0:
             drawing.rect(0, y - _ROW / 2, drawing.width, _ROW, "band")
-        text = shortened(model.name, letters_in(width - 8.0, SMALL))
+        text = fitting(model.name, width - 10.0, SMALL, model.group == OURS)
         drawing.text(width - 8.0, y + 4, text, f"small name {model.group}", "end", model.name)
 
 
@@ -72,7 +72,7 @@ def accuracy(scenario: Scenario, name: str, width: float, style: str) -> str | N
         style,
     )
     _write_names(drawing, models, top, names)
-    gutter = 24.0 if width > 500 else 14.0
+    gutter = 40.0 if width > 500 else 16.0
     column = (width - names - 3 * gutter) / 3
     allowed = POINTS * scenario.limits.get("accuracy gap", 0.01)
     for i, (part, label) in enumerate(PARTS.items()):
@@ -88,7 +88,7 @@ def accuracy(scenario: Scenario, name: str, width: float, style: str) -> str | N
         if aim is not None:
             left, right = (x.at(POINTS * aim.mean + sign * allowed) for sign in (-1, 1))
             drawing.rect(left, top, right - left, bottom - top, "good")
-        numbers_below(drawing, x, bottom, top, x.ticks(52.0))
+        numbers_below(drawing, x, bottom, top, x.ticks(52.0 if width > 500 else 26.0))
         if aim is not None:
             drawing.line(x.at(POINTS * aim.mean), top, x.at(POINTS * aim.mean), bottom, "aim")
         drawing.text(start + column / 2, top - 9, label if column < 120 else f"{label}: {part} data", "label", "middle")
@@ -133,7 +133,7 @@ def membership(scenario: Scenario, name: str, width: float, style: str) -> str |
         allowed = scenario.limits.get("MIA gap", 0.02)
         left, right = x.at(aim.mean - allowed), x.at(aim.mean + allowed)
         drawing.rect(left, top, right - left, bottom - top, "good")
-    numbers_below(drawing, x, bottom, top, x.ticks(60.0))
+    numbers_below(drawing, x, bottom, top, x.ticks(60.0 if width > 500 else 40.0))
     drawing.line(x.at(0.5), top, x.at(0.5), bottom, "limit")
     if aim is not None:
         drawing.line(x.at(aim.mean), top, x.at(aim.mean), bottom, "aim")
@@ -243,7 +243,7 @@ def density(scenario: Scenario, name: str, width: float, style: str) -> str | No
         y = top + row_height * (row + 0.5)
         if row % 2 == 0:
             drawing.rect(0, y - row_height / 2, width, row_height, "band")
-        drawing.text(names - 6, y + 4, shortened(tensor, letters_in(names - 8, SMALL)), "small", "end", tensor)
+        drawing.text(names - 6, y + 4, fitting(tensor, names - 8, SMALL), "small", "end", tensor)
     numbers_below(drawing, x, bottom, top)
     for i, (model, share) in reversed(list(enumerate(zip(models, shares, strict=True)))):
         for row, tensor in enumerate(tensors):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from fgunlearn.report.comparison.axes import Axis, frame, padded_log
 from fgunlearn.report.comparison.labels import Box, Label, around, nearest, placed
 from fgunlearn.report.comparison.readings import ACCELERATION_LIMIT, OURS, REFERENCE, SOURCE, Model, Scenario, Stat
-from fgunlearn.report.comparison.svg import SMALL, Drawing, text_width
-from fgunlearn.report.comparison.wording import PLUS_MINUS, significant, times
+from fgunlearn.report.comparison.svg import SMALL, Drawing, fitting, text_width
+from fgunlearn.report.comparison.wording import PLUS_MINUS, TIMES, significant, tick, times
 
 LEAST_GAP = 0.03
 """Points: smaller gaps are drawn here, as a logarithmic axis has no 0."""
@@ -71,7 +71,7 @@ def quality(scenario: Scenario, name: str, width: float, style: str) -> str | No
     if not shown:
         return None
     narrow = width < 500
-    height = 470.0 if narrow else 500.0
+    height = 560.0 if narrow else 500.0
     drawing = Drawing(
         width,
         height,
@@ -85,28 +85,20 @@ def quality(scenario: Scenario, name: str, width: float, style: str) -> str | No
     y = Axis(y_low, y_high, height - 48.0, 34.0, log=True)
     limit = limit_of(scenario)
     drawing.rect(x.at(ACCELERATION_LIMIT), y.at(limit), x.end - x.at(ACCELERATION_LIMIT), y.start - y.at(limit), "good")
-    frame(drawing, x, y, "acceleration over retraining, times (faster \u2192)", "\u2193 average gap to retraining, points")
-    lines = [(f"limit: {significant(limit)} points", limit, "limit")]
+    frame(
+        drawing, x, y, "acceleration over retraining, times (faster \u2192)", "\u2193 average gap to retraining, points"
+    )
+    lines = [(f"limit: average gap {tick(limit)}", limit, "limit")]
     nothing = doing_nothing(scenario)
     if nothing is not None:
         lines.append(("doing nothing (source)", nothing, "nothing"))
     for _, gap, kind in lines:
         drawing.line(x.start, y.at(gap), x.end, y.at(gap), kind)
     drawing.line(x.at(ACCELERATION_LIMIT), y.start, x.at(ACCELERATION_LIMIT), y.end, "limit")
-    _draw_sweeps(drawing, scenario, x, y)
     for dot in sorted(shown, key=lambda dot: dot.named):
         _draw(drawing, dot, x, y)
-    _name(drawing, shown, lines, x, y)
+    _name(drawing, shown, lines, x, y, 130.0 if narrow else 260.0)
     return drawing.markup()
-
-
-def _draw_sweeps(drawing: Drawing, scenario: Scenario, x: Axis, y: Axis) -> None:
-    shown = {dot.model.name: dot for dot in dots(scenario)}
-    for bases in scenario.swept.values():
-        for places in bases.values():
-            course = [shown[model.name] for _, model in places if model.name in shown]
-            points = [(x.at(dot.acceleration.mean), y.at(dot.gap.mean)) for dot in course]
-            drawing.path(points, f"thread {course[0].model.group}" if course else "thread")
 
 
 def _draw(drawing: Drawing, dot: Dot, x: Axis, y: Axis) -> None:
@@ -125,7 +117,9 @@ def _shown(figure: Stat) -> str:
     return significant(figure.mean) + (f" {PLUS_MINUS} {significant(figure.std, 2)}" if figure.std is not None else "")
 
 
-def _name(drawing: Drawing, shown: list[Dot], lines: list[tuple[str, float, str]], x: Axis, y: Axis) -> None:
+def _name(
+    drawing: Drawing, shown: list[Dot], lines: list[tuple[str, float, str]], x: Axis, y: Axis, longest: float
+) -> None:
     """Names at the dots and the lines; a thin line leads to a name that had to go further off."""
     marks = []
     for dot in shown:
@@ -133,6 +127,14 @@ def _name(drawing: Drawing, shown: list[Dot], lines: list[tuple[str, float, str]
         px, py = x.at(dot.acceleration.mean), y.at(dot.gap.mean)
         marks.append(Box(px - r, py - r, px + r, py + r))
     bounds = Box(x.start + 2, y.end + 2, x.end, y.start - 2)
+    covered = [Box(x.start, y.at(gap) - 1, x.end, y.at(gap) + 1) for _, gap, _ in lines]
+    covered.append(Box(x.at(ACCELERATION_LIMIT) - 1, y.end, x.at(ACCELERATION_LIMIT) + 1, y.start))
+    for dot in shown:
+        if dot.named:
+            px, py = x.at(dot.acceleration.mean), y.at(dot.gap.mean)
+            left, right = map(x.at, ends(dot.acceleration, x.low))
+            bottom, top = map(y.at, ends(dot.gap, y.low))
+            covered += [Box(left, py - 1, right, py + 1), Box(px - 1, top, px + 1, bottom)]
     labels, texts = [], []
     for text, gap, _ in lines:
         w = text_width(text, SMALL)
@@ -140,7 +142,7 @@ def _name(drawing: Drawing, shown: list[Dot], lines: list[tuple[str, float, str]
         columns = [x.start + 6 + w / 2 + step * (x.end - x.start - w - 12) / 10 for step in range(11)]
         labels.append(Label(w, 13.0, [(c, row) for c in columns for row in rows]))
         texts.append((text, "small"))
-    text = f"{significant(ACCELERATION_LIMIT)}\u00d7 limit"
+    text = f"limit: {tick(ACCELERATION_LIMIT)}{TIMES}"
     w = text_width(text, SMALL)
     columns = [x.at(ACCELERATION_LIMIT) + dx * (w / 2 + 5) for dx in (1, -1)]
     rows = [y.start - 10 - 14 * step for step in range(int((y.start - y.end - 20) / 14))]
@@ -149,10 +151,12 @@ def _name(drawing: Drawing, shown: list[Dot], lines: list[tuple[str, float, str]
     for dot in sorted(shown, key=lambda d: (d.model.group != OURS, -d.acceleration.mean)):
         if dot.named:
             point = x.at(dot.acceleration.mean), y.at(dot.gap.mean)
-            w = text_width(dot.model.name, SMALL)
+            bold = dot.model.group == OURS
+            name = fitting(dot.model.name, longest, SMALL, bold)
+            w = text_width(name, SMALL, bold)
             labels.append(Label(w, 14.0, around(*point, w, 14.0, 6.0), point))
-            texts.append((dot.model.name, f"small name {dot.model.group}"))
-    for label, centre, (text, style) in zip(labels, placed(labels, marks, bounds), texts, strict=True):
+            texts.append((name, f"small name {dot.model.group}"))
+    for label, centre, (text, style) in zip(labels, placed(labels, marks, covered, bounds), texts, strict=True):
         if centre is None:
             continue  # its dot still has a tip, and its row is in the table
         if label.point is not None:

@@ -5,20 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 SMALL, NORMAL = 11.0, 12.0
 """Font sizes, px; the page's style has the same."""
 
 _NARROW, _WIDE = "iljtfrI.,:;'|![]()- ", "mwMW%@\N{MULTIPLICATION SIGN}+=_"
 
 
-def text_width(text: str, size: float = NORMAL) -> float:
+def text_width(text: str, size: float = NORMAL, bold: bool = False) -> float:
     """The width of a text, estimated from above for common sans-serif fonts: the page's font is not known here."""
-    return size * sum(0.4 if c in _NARROW else 0.9 if c in _WIDE else 0.72 if c.isupper() else 0.62 for c in text)
+    return (
+        (1.13 if bold else 1.0)
+        * size
+        * sum(0.4 if c in _NARROW else 0.9 if c in _WIDE else 0.72 if c.isupper() else 0.62 for c in text)
+    )
 
 
-def letters_in(width: float, size: float = NORMAL) -> int:
-    """How many letters of common text fit."""
-    return max(int(width / (0.62 * size)), 1)
+def fitting(text: str, width: float, size: float = NORMAL, bold: bool = False) -> str:
+    """As much of the beginning as fits, with an ellipsis where something is left out."""
+    if text_width(text, size, bold) <= width:
+        return text
+    kept = text
+    while kept and text_width(kept + ELLIPSIS, size, bold) > width:
+        kept = kept[:-1]
+    return kept.rstrip() + ELLIPSIS
 
 
 class Drawing:
@@ -53,7 +63,9 @@ class Drawing:
             course = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
             self._parts.append(f'<path class="{style}" d="M{course}{"Z" if closed else ""}"/>')
 
-    def text(self, x: float, y: float, text: str, style: str = "", anchor: str = "start", tip: str | None = None) -> None:
+    def text(
+        self, x: float, y: float, text: str, style: str = "", anchor: str = "start", tip: str | None = None
+    ) -> None:
         """One line of text on the baseline y."""
         classes = " ".join(filter(None, (style, {"middle": "mid", "end": "end"}.get(anchor))))
         given = f' class="{classes}"' if classes else ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,15 +21,15 @@ from fgunlearn.report.comparison.readings import (
 from fgunlearn.report.comparison.wording import PLUS_MINUS, POINTS, TIMES, decimal, significant
 
 Distance = Callable[[Model, "Model | None"], "float | None"]
-"""How far a model is from the best that is possible in a column, given the retrained one; None where it can't be told."""
+"""How far a model is from the best possible in a column, given the retrained one; None where it can't be told."""
 
 
 @dataclass(frozen=True)
 class Column:
     """A column: its name, what it means, the path of its figure, and what is best in it.
 
-    ``second`` is the path of the figure below the first, shown with a sign, in the same unit. ``bootstrap`` columns have
-    an interval over samples in every seed's row.
+    ``second`` is the path of the figure below the first, shown with a sign, in the same unit. ``bootstrap`` columns
+    have an interval over samples in every seed's row.
     """
 
     head: str
@@ -67,6 +69,11 @@ class Row:
     fits: bool | None
     missed: str
     failed: str
+
+    @property
+    def name(self) -> tuple[str, ...]:
+        """The name in pieces between which a line may break."""
+        return tuple(re.findall(r"[^:,=]+[:,=]*|[:,=]+", self.model.name))
 
 
 def _size(*path: str) -> Distance:
@@ -114,9 +121,6 @@ def _accuracy(part: str, head: str, data: str) -> Column:
 
 
 COLUMNS = (
-    _accuracy("forget", "D_u", "the forget data"),
-    _accuracy("retain", "D_r", "the retain data"),
-    _accuracy("test", "D_t", "test data never trained on"),
     Column(
         "avg gap",
         "Average gap: mean of the absolute gaps to the retrained model in the three accuracies and in membership "
@@ -126,16 +130,28 @@ COLUMNS = (
         _size("average_gap"),
     ),
     Column(
+        "speed",
+        "Acceleration: time to retrain over time to unlearn, measured in one run. Best: the largest.",
+        ("acceleration",),
+        None,
+        _largest("acceleration"),
+        suffix=TIMES,
+    ),
+    _accuracy("forget", "D_u", "the forget data"),
+    _accuracy("retain", "D_r", "the retain data"),
+    _accuracy("test", "D_t", "test data never trained on"),
+    Column(
         "ToW",
-        "Tug of war: product of (1 \u2212 |accuracy gap|) over the three parts. The retrained model has 1. Best: the largest.",
+        "Tug of war: product of (1 \u2212 |accuracy gap|) over the three parts. The retrained model has 1. Best: the "
+        "largest.",
         ("tug_of_war",),
         3,
         _to(1.0, "tug_of_war"),
     ),
     Column(
         "MIA AUC",
-        "How well the loss tells forget data from never-seen data, 0.5 is not at all; below it the gap to the retrained "
-        "model's. Best: the smallest gap; an AUC far below 0.5 gives forget data away just as well.",
+        "How well the loss tells forget data from never-seen data, 0.5 is not at all; below it the gap to the "
+        "retrained model's. Best: the smallest gap; an AUC far below 0.5 gives forget data away just as well.",
         ("mia", "loss", "auc"),
         3,
         _size("gap_mia"),
@@ -143,7 +159,7 @@ COLUMNS = (
         bootstrap=True,
     ),
     Column(
-        "worst attack",
+        "worst MIA",
         "The gap to the retrained model in AUC of the attack that tells the two apart best. Best: nearest to 0.",
         ("gap_mia_worst",),
         3,
@@ -151,8 +167,8 @@ COLUMNS = (
     ),
     Column(
         "FR",
-        "Forgetting rate: net share of the forget data's members on the source that are no longer judged members. Best: "
-        "nearest to the retrained model's.",
+        "Forgetting rate: net share of the forget data's members on the source that are no longer judged members. "
+        "Best: nearest to the retrained model's.",
         ("forgetting_rate",),
         3,
         _to_retrained("forgetting_rate"),
@@ -192,21 +208,19 @@ COLUMNS = (
     ),
     Column(
         "NoMUS",
-        "Half the test accuracy and half how useless membership inference is, in [0, 1]. Best: nearest to the retrained "
-        "model's.",
+        "Half the test accuracy and half how useless membership inference is, in [0, 1]. Best: nearest to the "
+        "retrained model's.",
         ("nomus",),
         3,
         _to_retrained("nomus"),
     ),
-    Column("time", "Seconds of unlearning, of training for source and retrained. Best: the least.", ("seconds",), None,
-           _size("seconds"), suffix=" s"),
     Column(
-        "speed",
-        "Acceleration: time to retrain over time to unlearn, measured in one run. Best: the largest.",
-        ("acceleration",),
+        "time",
+        "Seconds of unlearning, of training for source and retrained. Best: the least.",
+        ("seconds",),
         None,
-        _largest("acceleration"),
-        suffix=TIMES,
+        _size("seconds"),
+        suffix=" s",
     ),
     Column(
         "predicted",
@@ -226,9 +240,7 @@ def rows(scenario: Scenario) -> list[Row]:
     return [
         Row(
             model=model,
-            cells=tuple(
-                _cell(column, model, model.name in names) for column, names in zip(COLUMNS, best, strict=True)
-            ),
+            cells=tuple(_cell(column, model, model.name in names) for column, names in zip(COLUMNS, best, strict=True)),
             fits=None if model.missed is None else not model.missed,
             missed=", ".join(model.missed or ()),
             failed=_failure(model),
@@ -259,6 +271,8 @@ def _best(column: Column, models: Sequence[Model], retrained: Model | None) -> s
             distance = column.distance(model, retrained)
             if distance is not None:
                 distances[model.name] = distance
+    if len(distances) < 2:  # the only one is no winner
+        return set()
     return {name for name, distance in distances.items() if distance <= min(distances.values()) + 1e-9}
 
 
@@ -284,7 +298,8 @@ def _cell(column: Column, model: Model, best: bool) -> Cell:
 def _spread(column: Column, figure: Stat) -> str:
     if figure.std is None:
         return ""
-    text = column.text(figure.std).removesuffix(column.suffix) if column.suffix else column.text(figure.std)
+    scaled = figure.std * column.scale
+    text = significant(scaled, 2) if column.places is None else decimal(scaled, column.places)
     return f" {PLUS_MINUS}{text}"
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fgunlearn.report.comparison.readings import ACCELERATION_LIMIT, OURS, OTHERS, PARTS, Model, Scenario
-from fgunlearn.report.comparison.wording import POINTS, decimal, significant, times
+from fgunlearn.report.comparison.readings import ACCELERATION_LIMIT, OTHERS, OURS, PARTS, Model, Scenario
+from fgunlearn.report.comparison.wording import PLUS_MINUS, POINTS, TIMES, decimal, tick, times
+
+AT_LEAST, AT_MOST = "\N{GREATER-THAN OR EQUAL TO}", "\N{LESS-THAN OR EQUAL TO}"
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def sentences(scenario: Scenario) -> list[str]:
     if chance is not None:
         said.append(
             f"Retraining once more with other random numbers has an average gap of {decimal(chance.mean, 2)} points: "
-            "smaller differences than that are chance."
+            "a difference smaller than that may be chance."
         )
     return said
 
@@ -79,37 +81,31 @@ def _checks(scenario: Scenario, model: Model) -> tuple[Check, ...]:
     met, limits = model.summary.get("met"), scenario.limits
     kept = met if isinstance(met, dict) else {}
     checks = []
-
-    def add(name: str, value: str | None, limit: str, is_kept: bool | None) -> None:
-        if value is not None:
-            checks.append(Check(name, value, limit, is_kept))
-
-    gap = model.stat("average_gap")
-    limit = limits.get("average gap")
-    add("average gap", gap and f"{decimal(gap.mean, 2)} points", _at_most(limit, 1.0), kept.get("average gap"))
+    if (gap := model.stat("average_gap")) is not None:
+        text = f"{decimal(gap.mean, 2)} points"
+        checks.append(Check("average gap", text, _at_most(limits.get("average gap")), kept.get("average gap")))
     limit = limits.get("accuracy gap")
     for part, label in PARTS.items():
-        gap = model.stat(f"gap_{part}")
-        is_kept = None if gap is None or limit is None else abs(gap.mean) <= limit + 1e-12
-        add(f"accuracy gap, {label}", gap and f"{decimal(POINTS * gap.mean, 1, signed=True)} points",
-            _at_most(limit, POINTS, PLUS_OR_MINUS), is_kept)
-    gap = model.stat("gap_mia")
-    add("MIA AUC gap", gap and decimal(gap.mean, 3, signed=True), _at_most(limits.get("MIA gap"), 1.0, PLUS_OR_MINUS),
-        kept.get("MIA gap"))
-    tow = model.stat("tug_of_war")
-    limit = limits.get("tug of war")
-    add("tug of war", tow and decimal(tow.mean, 3), "" if limit is None else f"\u2265 {significant(limit)}",
-        kept.get("tug of war"))
-    speed = model.stat("acceleration")
-    add("acceleration", speed and times(speed.mean), f"\u2265 {times(ACCELERATION_LIMIT)}",
-        None if speed is None else speed.mean >= ACCELERATION_LIMIT)
+        if (gap := model.stat(f"gap_{part}")) is not None:
+            text = f"{decimal(POINTS * gap.mean, 1, signed=True)} points"
+            is_kept = None if limit is None else abs(gap.mean) <= limit + 1e-12
+            checks.append(Check(f"accuracy gap, {label}", text, _within(limit, POINTS), is_kept))
+    if (gap := model.stat("gap_mia")) is not None:
+        text = decimal(gap.mean, 3, signed=True)
+        checks.append(Check("MIA AUC gap", text, _within(limits.get("MIA gap")), kept.get("MIA gap")))
+    if (tow := model.stat("tug_of_war")) is not None:
+        least = limits.get("tug of war")
+        text = "" if least is None else f"{AT_LEAST} {tick(least)}"
+        checks.append(Check("tug of war", decimal(tow.mean, 3), text, kept.get("tug of war")))
+    if (speed := model.stat("acceleration")) is not None:
+        text = f"{AT_LEAST} {tick(ACCELERATION_LIMIT)}{TIMES}"
+        checks.append(Check("acceleration", times(speed.mean), text, speed.mean >= ACCELERATION_LIMIT))
     return tuple(checks)
 
 
-PLUS_OR_MINUS = "\u00b1"
+def _at_most(limit: float | None) -> str:
+    return "" if limit is None else f"{AT_MOST} {tick(limit)}"
 
 
-def _at_most(limit: float | None, scale: float, sign: str = "") -> str:
-    if limit is None:
-        return ""
-    return f"within {sign}{significant(limit * scale)}" if sign else f"\u2264 {significant(limit * scale)}"
+def _within(limit: float | None, scale: float = 1.0) -> str:
+    return "" if limit is None else f"within {PLUS_MINUS}{tick(limit * scale)}"

@@ -41,8 +41,3 @@ def seconds(value: float) -> str:
     if value < 1.0:
         return f"{significant(1000.0 * value)} ms"
     return f"{significant(value)} s" if value < 600.0 else f"{significant(value / 60.0)} min"
-
-
-def shortened(text: str, letters: int) -> str:
-    """Its beginning, with an ellipsis where something is left out."""
-    return text if len(text) <= letters else text[: max(letters - 1, 1)].rstrip() + "\N{HORIZONTAL ELLIPSIS}"

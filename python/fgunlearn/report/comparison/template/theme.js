@@ -5,9 +5,9 @@
     if (theme) root.setAttribute("data-theme", theme); else root.removeAttribute("data-theme");
     button.textContent = "Theme: " + names[theme];
   }
-  var theme = "";
+  var theme = root.getAttribute("data-theme") || "";
   /* A page from a file may have no storage. */
-  try { theme = localStorage.getItem("fgunlearn-theme") || ""; } catch (error) {}
+  try { theme = localStorage.getItem("fgunlearn-theme") || theme; } catch (error) {}
   if (!(theme in names)) theme = "";
   button.hidden = false;
   show(theme);
