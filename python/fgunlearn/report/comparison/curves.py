@@ -8,7 +8,7 @@ from typing import Any
 
 from fgunlearn.report.comparison.axes import Axis, frame, padded, padded_log
 from fgunlearn.report.comparison.readings import OTHERS, OURS, Model, Scenario, Stat, found, interval, number
-from fgunlearn.report.comparison.rows import has_scores, three_models
+from fgunlearn.report.comparison.rows import has_edges, three_models
 from fgunlearn.report.comparison.scatter import ends
 from fgunlearn.report.comparison.svg import Drawing, fitting
 from fgunlearn.report.comparison.wording import significant, tick
@@ -22,11 +22,10 @@ _MOST_PANELS = 6
 
 def scores(scenario: Scenario, name: str) -> list[str]:
     """The scores that membership inference goes by, of the forget data and of data never seen: a panel a model."""
-    chosen = [(label, model) for label, model in three_models(scenario) if has_scores(model)]
-    runs = [next(run for run in model.runs if found(run, "scores", "edges")) for _, model in chosen]
-    if not runs:
-        return []
-    highest = max(share for run in runs for part in ("forget", "unseen") for share in _numbers(run["scores"].get(part)))
+    chosen = [(label, model) for label, model in three_models(scenario) if any(map(has_edges, model.runs))]
+    runs = [next(run for run in model.runs if has_edges(run)) for _, model in chosen]
+    shares = [share for run in runs for part in ("forget", "unseen") for share in _numbers(run["scores"].get(part))]
+    highest = max(shares, default=0.0)
     panels = []
     for i, ((label, model), run) in enumerate(zip(chosen, runs, strict=True)):
         edges = _numbers(run["scores"]["edges"])

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+_RINGS = 24
+_NEAR = 72
+"""Centres of the first rings: a label further off is worse than one on a line."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ def around(
         unit: px that a step outward takes 12 of: more on a drawing with more px per letter.
     """
     centres = []
-    for ring in range(12):
+    for ring in range(_RINGS):
         gap = reach + unit * (3.0 + 12.0 * ring)
         turns = 8 if ring == 0 else 16
         # Right, left, above, below before the corners: an order that is the same every time.
@@ -94,9 +99,10 @@ def placed(
     leaders: list[tuple[float, float, float, float]] = []
     centres: list[tuple[float, float] | None] = []
     for label in labels:
-        free = [centre for centre in label.centres if _is_free(label, centre, boxes, leaders, bounds)]
-        clear = (centre for centre in free if not any(label.box(centre).overlaps(line) for line in lines))
-        centre = next(clear, free[0] if free else None)
+        apart = [c for c in label.centres if _is_apart(label.box(c), boxes, bounds)]
+        free = [c for c in apart if _is_uncrossed(label, c, boxes, leaders)]
+        clear = (c for c in free if c in label.centres[:_NEAR] and not _covers(label.box(c), lines))
+        centre = next(itertools.chain(clear, free, apart), None)
         centres.append(centre)
         if centre is not None:
             boxes.append(label.box(centre))
@@ -105,23 +111,29 @@ def placed(
     return centres
 
 
-def _is_free(
+def _covers(box: Box, others: Sequence[Box]) -> bool:
+    return any(box.overlaps(other) for other in others)
+
+
+def _is_apart(box: Box, boxes: Sequence[Box], bounds: Box) -> bool:
+    return bounds.holds(box) and not _covers(box, boxes)
+
+
+def _is_uncrossed(
     label: Label,
     centre: tuple[float, float],
     boxes: Sequence[Box],
     leaders: Sequence[tuple[float, float, float, float]],
-    bounds: Box,
 ) -> bool:
+    """Whether no line to a label goes through another, nor through a mark but its own."""
     box = label.box(centre)
-    if not bounds.holds(box) or any(box.overlaps(other) for other in boxes):
-        return False
     if any(box.crossed(*leader) for leader in leaders):
         return False
     if label.point is None:
         return True
     x, y = label.point
-    line = (x, y, *nearest(box, label.point))
     own = Box(x - 1e-6, y - 1e-6, x + 1e-6, y + 1e-6)
+    line = (x, y, *nearest(box, label.point))
     return not any(other.crossed(*line) for other in boxes if not other.overlaps(own))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
+from typing import Any
 
 from fgunlearn.report.comparison.axes import Axis, numbers_below, padded
 from fgunlearn.report.comparison.readings import (
@@ -270,6 +271,7 @@ def three_models(scenario: Scenario) -> list[tuple[str, Model]]:
     return [(label, model) for label, model in named if model is not None]
 
 
-def has_scores(model: Model) -> bool:
-    """Whether there is a histogram of its scores."""
-    return any(isinstance(found(run, "scores", "edges"), list) for run in model.runs)
+def has_edges(run: dict[str, Any]) -> bool:
+    """Whether a seed's row has a histogram of scores: two edges or more, all of them numbers."""
+    edges = found(run, "scores", "edges")
+    return isinstance(edges, list) and len(edges) > 1 and all(number(edge) is not None for edge in edges)
