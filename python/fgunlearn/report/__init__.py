@@ -1,4 +1,4 @@
-"""Reports and figures of what was done, with jinja2 and matplotlib (the extra ``report``), imported when they are used."""
+"""Reports and figures of what was done, with jinja2 and matplotlib (the extra ``report``), imported when used."""
 
 from fgunlearn.report.comparison import main_figure, write_report
 from fgunlearn.report.drawing import check_matplotlib, save

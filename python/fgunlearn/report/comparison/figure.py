@@ -139,6 +139,9 @@ def _name(panel: Axes, scenario: Scenario, points: list[Dot]) -> None:
             labels.append(Label(width, height, around(*point, width, height, 4.5 * unit, 0.6 * unit), point))
             colour = {"ours": "#005a8e", REFERENCE: "#555555"}.get(dot.model.group, "#9c4400")
             texts.append((dot.model.name, colour, 7.5))
+    from matplotlib.patheffects import withStroke
+
+    halo = [withStroke(linewidth=2.0, foreground="white", alpha=0.8)]  # where a name lies on a whisker
     back = panel.transData.inverted()
     for label, centre, (text, colour, size) in zip(labels, placed(labels, marks, covered, bounds), texts, strict=True):
         if centre is None:
@@ -150,7 +153,9 @@ def _name(panel: Axes, scenario: Scenario, points: list[Dot]) -> None:
                 panel.plot([x1, x2], [y1, y2], color=GREY, lw=0.5, zorder=1.5)
         x, y = back.transform(centre)
         # parse_math off: a name is no formula, whatever dollars it has.
-        panel.text(x, y, text, color=colour, fontsize=size, ha="center", va="center", parse_math=False)
+        panel.text(
+            x, y, text, color=colour, fontsize=size, ha="center", va="center", parse_math=False, path_effects=halo
+        )
 
 
 def _lines(panel: Axes, scenario: Scenario, points: list[Dot], bounds: Box) -> list[Box]:
