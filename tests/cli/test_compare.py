@@ -38,6 +38,7 @@ def test_named_methods_and_requests_are_compared(run: Run, data: str, tmp_path: 
     assert results["rows"][-1]["sizes"]["forget"] == 3
     assert "forget 3 named samples: best of ours is topk:ratio=0.2" in printed
     assert (tmp_path / "out" / "results.csv").is_file()
+    assert "topk:ratio=0.2" in (tmp_path / "out" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -47,15 +47,19 @@ def compare_command(
     """Compare ways to unlearn: forgetting, retention, indistinguishability, and cost against retraining.
 
     Every method starts from the same source model and is measured against the same retrained model, for every scenario
-    and seed. Each result is written as it is there: run the same command again to go on after Ctrl-C.
+    and seed. Each result is written as it is there: run the same command again to go on after Ctrl-C. Needs jinja2 for
+    the page (the extra "report").
     """
     from fgunlearn.experiment.compare import comparison, entries
     from fgunlearn.experiment.compare.sweeps import SWEEPS
     from fgunlearn.experiment.compare.table import WIDTH, table, verdicts
     from fgunlearn.experiment.requests import parse
     from fgunlearn.experiment.training import Training
+    from fgunlearn.report import write_report
+    from fgunlearn.report.comparison import check_jinja2
     from fgunlearn.spdgan import Fitting
 
+    check_jinja2()  # not after an hour's work
     asked = [parse(spec) for spec in scenario or ("random", "class", "mislabel")]
     chosen = [entries.parse(spec) for spec in methods or ()] or entries.all_methods()
     if sweep:
@@ -77,9 +81,10 @@ def compare_command(
         ),
         out,
     )
+    write_report(results, out / comparison.REPORT)
     console = Console()
     console = Console(width=max(console.width, WIDTH))
     console.print(table(results))
     for line in verdicts(results):
         console.print(line, soft_wrap=True)
-    console.print(f"{results['seconds']:.0f} s; everything in {out}", highlight=False)
+    console.print(f"{results['seconds']:.0f} s; {out / comparison.REPORT} shows it all", highlight=False)

@@ -52,13 +52,14 @@ def merged(found: Sequence[Any]) -> Any:
     have (None) are left out; what is no number is the first seed's.
     """
     first = next((f for f in found if f is not None), None)
-    if isinstance(first, dict) and first.keys() == {"value", "low", "high"}:
-        return {
-            **mean_and_deviation([f["value"] for f in found]),
-            "excludes_zero": sum(f["low"] > 0 or f["high"] < 0 for f in found),
-        }
     if isinstance(first, dict):
-        return {key: merged([f[key] for f in found]) for key in first}
+        there = [f for f in found if f is not None]
+        if first.keys() == {"value", "low", "high"}:
+            return {
+                **mean_and_deviation([f["value"] for f in there]),
+                "excludes_zero": sum(f["low"] > 0 or f["high"] < 0 for f in there),
+            }
+        return {key: merged([f.get(key) for f in there]) for key in first}
     if isinstance(first, (int, float)) and not isinstance(first, bool):
         return mean_and_deviation([math.nan if f is None else float(f) for f in found])
     return first

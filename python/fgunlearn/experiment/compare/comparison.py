@@ -29,7 +29,7 @@ LIMITS = {"accuracy gap": 0.01, "MIA gap": 0.02, "average gap": 1.0, "tug of war
 """What an unlearned model has to keep to, means over seeds: |accuracy - retrained| on each part, |AUC - retrained| of
 the loss attack, points, and the least tug of war."""
 
-RESULTS, TABLE, SETTINGS = "results.json", "results.csv", "comparison.json"
+RESULTS, TABLE, REPORT, SETTINGS = "results.json", "results.csv", "report.html", "comparison.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
