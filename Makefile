@@ -16,7 +16,7 @@ CUDA_ARCHITECTURES ?= 90
 BENCHES ?= select score perturb update
 
 BIN := $(VENV)/bin
-SOURCES := $(shell find csrc cmake python benchmarks -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cmake' -o -name '*.py' \) -not -path '*/build/*' 2>/dev/null) CMakeLists.txt pyproject.toml
+SOURCES := $(shell find csrc cmake python benchmarks -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cmake' -o -name '*.py' -o -path '*/template/*' \) -not -path '*/build/*' 2>/dev/null) CMakeLists.txt pyproject.toml
 CXX_SOURCES := $(shell find csrc tests/cuda -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 # Another torch or CUDA setting is another installation: the stamps carry both.
 TAG := $(shell printf '%s' '$(TORCH_SPEC)-$(FGUNLEARN_CUDA)' | tr -c 'A-Za-z0-9.' '_')
@@ -74,7 +74,7 @@ $(VENV)/dependencies-$(TAG): $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH_SPEC)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  "scikit-build-core>=0.10" "pybind11>=2.13" "cmake>=3.24" "ninja>=1.11" \
-	  "numpy>=1.24" "safetensors>=0.4.3" "rich>=13" "typer>=0.12" "scikit-learn>=1.3" "pillow>=10" "matplotlib>=3.8" \
+	  "numpy>=1.24" "safetensors>=0.4.3" "rich>=13" "typer>=0.12" "scikit-learn>=1.3" "pillow>=10" "matplotlib>=3.8" "jinja2>=3.1" \
 	  "nvidia-cuda-cccl>=13.2" "pytest>=8" "hypothesis>=6" "ruff>=0.6" "mypy>=1.11" "clang-format>=18" \
 	  "transformers>=5" "accelerate>=1.1" "lightning>=2.3"
 	@rm -f $(VENV)/dependencies-* $(VENV)/installed-*
