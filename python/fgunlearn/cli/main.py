@@ -18,6 +18,7 @@ from rich.table import Table
 import fgunlearn
 from fgunlearn.cli.inputs import check_folder_of
 from fgunlearn.cli.spdgan import app as spdgan_app
+from fgunlearn.cli.tune import tune_command
 from fgunlearn.cli.unlearn import unlearn_command
 from fgunlearn.files import replacing
 
@@ -30,6 +31,7 @@ app = typer.Typer(
     help="Removes chosen training data from a trained model, and measures how far the removal went.",
 )
 app.command("unlearn")(unlearn_command)
+app.command("tune")(tune_command)
 app.add_typer(spdgan_app, name="spdgan")
 
 
