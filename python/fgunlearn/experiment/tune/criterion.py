@@ -30,9 +30,13 @@ below h. A label that D_r does not have (a forgotten class) is never predicted b
     + (|AUC(M_u) - expected| - s_auc)+
 
 Accuracies on D_r and H cost only where they are lower than expected: nobody knows how much better M_r is. s are the
-standard errors of the two figures that are judged from both sides, so that chance costs nothing: s_acc =
-(1 - u) q sqrt(A (1 - A) (1/n + 1/m)) for n samples of D_u and m of H, with A kept half a sample away from 0 and 1;
-s_auc = (1 - u) q sqrt((n + m + 1) / (12 n m)), Mann and Whitney, 1947.
+standard errors of the two figures that are judged from both sides, so that chance costs nothing. With n known samples
+of D_u, m of H, and the expectations P (accuracy, kept half a sample away from 0 and 1) and V (AUC) of those n:
+
+    s_acc = (1 - u) sqrt(P (1 - P) (1/n + 1/m))
+    s_auc = (1 - u) sqrt((V (1 - V) + (n - 1) (V / (2 - V) - V^2) + (m - 1) (2 V^2 / (1 + V) - V^2)) / (n m))
+
+the latter of Hanley and McNeil, The meaning and use of the area under a ROC curve, Radiology 143, 1982.
 """
 
 from __future__ import annotations
@@ -130,27 +134,24 @@ class Expected:
         accuracy = max(_share(heldout.logits[known].argmax(1) == labels), agreement)
         asked = torch.isin(forget.labels, classes)
         n, m = int(asked.sum()), len(labels)
-        expected_accuracy = expected_auc = share = held = 0.0
-        if n:
-            share = n / len(forget)
-            own = forget.labels[asked]
-            held = _held(_share(forget_votes[asked].argmax(1) == own), agreement, n, m, len(classes))
-            wrong = (1.0 - accuracy) / max(1, len(classes) - 1)
-            expected_accuracy = share * (held * accuracy + (1.0 - held) * wrong)
-            found = losses_auc(-_of_label(forget_votes[asked], own), -_of_label(votes, labels))
-            if held < 1.0:
-                of_source = heldout.logits[known].double().log_softmax(1)
-                by_votes, by_source = (_wrong_labels_auc(support, labels, classes) for support in (votes, of_source))
-                found -= (1.0 - held) * (by_votes - by_source)
-            expected_auc = share * min(1.0, max(0.0, found))
-        smoothed = (m * accuracy + 0.5) / (m + 1.0)
+        share = n / len(forget)
+        if n == 0:
+            return cls(0.0, retain.accuracy, accuracy, 0.0, 0.0, 0.0, 0.0, known)
+        own = forget.labels[asked]
+        held = _held(_share(forget_votes[asked].argmax(1) == own), agreement, n, m, len(classes))
+        right = held * accuracy + (1.0 - held) * (1.0 - accuracy) / max(1, len(classes) - 1)
+        auc = losses_auc(-_of_label(forget_votes[asked], own), -_of_label(votes, labels))
+        if held < 1.0:
+            of_source = heldout.logits[known].double().log_softmax(1)
+            by_votes, by_source = (_wrong_labels_auc(support, labels, classes) for support in (votes, of_source))
+            auc = min(1.0, max(0.0, auc - (1.0 - held) * (by_votes - by_source)))
         return cls(
-            forget=expected_accuracy,
+            forget=share * right,
             retain=retain.accuracy,
             heldout=accuracy,
-            membership=expected_auc,
-            forget_error=share * held * math.sqrt(smoothed * (1.0 - smoothed) * (1.0 / max(n, 1) + 1.0 / m)),
-            membership_error=share * held * math.sqrt((n + m + 1) / (12.0 * max(n, 1) * m)),
+            membership=share * auc,
+            forget_error=share * _accuracy_error(right, n, m),
+            membership_error=share * _auc_error(auc, n, m),
             held=held,
             known=known,
         )
@@ -193,6 +194,17 @@ def _held(agreement: float, of_heldout: float, n: int, m: int, classes: int) -> 
     chance = (1.0 - of_heldout) / max(1, classes - 1)
     # Votes that know nothing about the held-out data say nothing about D_u.
     return min(1.0, max(0.0, (agreement - chance) / (of_heldout - chance))) if of_heldout > chance else 1.0
+
+
+def _accuracy_error(accuracy: float, n: int, m: int) -> float:
+    kept_off = (m * accuracy + 0.5) / (m + 1.0)
+    return math.sqrt(kept_off * (1.0 - kept_off) * (1.0 / n + 1.0 / m))
+
+
+def _auc_error(auc: float, n: int, m: int) -> float:
+    of_members, of_others = auc / (2.0 - auc) - auc**2, 2.0 * auc**2 / (1.0 + auc) - auc**2
+    variance = (auc * (1.0 - auc) + (n - 1) * of_members + (m - 1) * of_others) / (n * m)
+    return math.sqrt(max(0.0, variance))  # 0 but for rounding at an AUC of 1
 
 
 def _wrong_labels_auc(support: Tensor, labels: Tensor, classes: Tensor) -> float:
