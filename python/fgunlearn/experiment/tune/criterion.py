@@ -19,10 +19,10 @@ below h. A label that D_r does not have (a forgotten class) is never predicted b
 - on H: A. M_s has it, and so has the vote; wrong labels among D_u make M_s worse than the vote.
 - on D_r: acc(M_s, D_r).
 - on D_u: (1 - u) (q A + (1 - q) (1 - A) / (classes - 1)).
-- AUC of D_u against H by the loss: (1 - u) (v - (1 - q) (w - m)), where v is the AUC of the votes' support for the
+- AUC of D_u against H by the loss: (1 - u) (v - (1 - q) (w - m)+), where v is the AUC of the votes' support for the
   labels, of D_u against H. D_u may be an easy or a hard sample by chance, and the votes see that as M_r does. w and m
-  are the AUC of wrong labels against right ones on H itself, by the votes and by M_s: the votes find wrong labels less
-  surely than a model does.
+  are the AUC of wrong labels against right ones on H itself, by the votes and by M_s: M_r finds wrong labels as surely
+  as either of them.
 
 **The criterion**, in points, is 25 times the sum of
 
@@ -144,7 +144,7 @@ class Expected:
         if held < 1.0:
             of_source = heldout.logits[known].double().log_softmax(1)
             by_votes, by_source = (_wrong_labels_auc(support, labels, classes) for support in (votes, of_source))
-            auc = min(1.0, max(0.0, auc - (1.0 - held) * (by_votes - by_source)))
+            auc = min(1.0, max(0.0, auc - (1.0 - held) * max(0.0, by_votes - by_source)))
         return cls(
             forget=share * right,
             retain=retain.accuracy,
