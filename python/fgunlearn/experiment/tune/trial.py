@@ -31,7 +31,10 @@ AGAIN_SEED = 700  # and so is the second retrained model, which shows what chanc
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What to run. ``folder`` keeps the trained models while a study runs; see :class:`..study.Study` for the rest."""
+    """What to run. ``folder`` keeps trained models while the study runs; the rest is the study's.
+
+    See :class:`fgunlearn.experiment.tune.study.Study`.
+    """
 
     source: str
     request: Request
@@ -49,8 +52,12 @@ def run(task: Task) -> dict[str, Any]:
 
     Raises:
         DivergedError: every configuration did.
+        ValueError: a class or rows that the data does not have; nothing to forget, or nothing left.
     """
-    scenario, classes = task.request.scenario(task.source, task.seed, task.limit)
+    try:
+        scenario, classes = task.request.scenario(task.source, task.seed, task.limit)
+    except ValueError as error:
+        raise ValueError(f"{task.request.title}: {error}") from error
     trained = TrainedModels(task.folder)
     source, _ = trained.train(scenario.train, classes, task.training, task.seed)
     start = time.perf_counter()
@@ -84,9 +91,7 @@ def run(task: Task) -> dict[str, Any]:
 
     chosen, evaluations = coordinate_search(task.grid, evaluate)
     if "failed" in chosen.found:
-        raise DivergedError(
-            f"all {len(evaluations)} configurations failed; the last: {evaluations[-1].found['failed']}"
-        )
+        raise DivergedError(f"all {len(evaluations)} configurations failed; the first: {chosen.found['failed']}")
     result = {
         "scenario": task.request.name,
         "seed": task.seed,
