@@ -21,31 +21,29 @@ def table(results: dict[str, Any]) -> Table:
     )
     shown = Table(title=title, title_style="bold", box=None, padding=(0, 1, 0, 0), pad_edge=False)
     shown.add_column("request", no_wrap=True)
-    headings = ["K", "perturbation", "epochs", "criterion"]
-    if configuration["hindsight"]:
-        headings += ["gap", "best K", "its gap", "regret", "recipe's", "rank corr."]
-    headings += ["search s"]
-    if configuration["hindsight"]:
-        headings += ["retrain s"]
+    hindsight = configuration["hindsight"]
+    headings = ["K, perturbation, epochs", "criterion"]
+    if hindsight:
+        headings += ["gap", "best by hindsight", "its gap", "regret", "recipe's", "rank corr."]
+    headings += ["search s"] + (["retrain s"] if hindsight else [])
     for heading in headings:
-        shown.add_column(heading, justify="right")
+        shown.add_column(heading, justify="right", no_wrap=True)
     for row in results["summary"]:
-        cells = [*(_each(row["chosen"], name) for name in ("ratio", "perturb", "epochs")), _spread(row["criterion"])]
-        if configuration["hindsight"]:
-            cells += [_spread(row["gap"]), _each(row["best"], "ratio")]
-            cells += [_spread(row[name]) for name in ("best_gap", "regret", "regret_of_recipe")]
-            cells += [_spread(row["spearman"])]
+        cells = [_each(row["chosen"]), _spread(row["criterion"])]
+        if hindsight:
+            cells += [_spread(row["gap"]), _each(row["best"])]
+            cells += [_spread(row[name]) for name in ("best_gap", "regret", "regret_of_recipe", "spearman")]
         cells += [_spread(row["seconds"], 1)]
-        if configuration["hindsight"]:
+        if hindsight:
             cells += [_spread(row["retrain_seconds"], 1)]
         shown.add_row(row["title"], *cells)
     return shown
 
 
-def _each(rows: Sequence[dict[str, Any]], name: str) -> str:
-    """The values of the seeds, once where they agree."""
-    values = [f"{row[name]:g}" if isinstance(row[name], float) else str(row[name]) for row in rows]
-    return values[0] if len(set(values)) == 1 else ", ".join(values)
+def _each(rows: Sequence[dict[str, Any]]) -> str:
+    """A line for each seed, one where they agree."""
+    lines = [f"{row['ratio']:g}, {row['perturb']}, {row['epochs']:g}" for row in rows]
+    return lines[0] if len(set(lines)) == 1 else "\n".join(lines)
 
 
 def _spread(found: dict[str, float], digits: int = 2) -> str:
