@@ -72,7 +72,7 @@ def test_version(run: Run) -> None:
     assert run("--version")[:2] == (0, f"fgunlearn {fgunlearn.__version__}\n")
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["unlearn"], ["spdgan"], ["bench"], ["info"]])
+@pytest.mark.parametrize("command", [[], ["demo"], ["unlearn"], ["tune"], ["spdgan"], ["bench"], ["info"]])
 def test_every_command_has_help(run: Run, command: list[str]) -> None:
     status, out, _ = run(*command, "--help")
     assert status == 0

@@ -13,6 +13,7 @@ from torch import Tensor
 from fgunlearn import machine, ops
 from fgunlearn.experiment.degree import trial
 from fgunlearn.experiment.degree.settings import SETTINGS
+from fgunlearn.experiment.rank_correlation import check_scipy
 from fgunlearn.experiment.results import merged
 from fgunlearn.experiment.tasks import run_tasks
 from fgunlearn.experiment.training import Training
@@ -54,7 +55,7 @@ def run(study: Study, progress: bool = True) -> tuple[dict[str, Any], dict[str, 
     for name, given in (("settings", study.settings), ("seeds", study.seeds)):
         if not given:
             raise ValueError(f"{name} must hold at least one, got {given!r}")
-    trial.check_scipy()
+    check_scipy()
     start = time.perf_counter()
 
     def tasks_on(source: str) -> list[trial.Task]:
