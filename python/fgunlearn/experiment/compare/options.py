@@ -15,7 +15,18 @@ from fgunlearn.methods.selective import FORGET_PART, FORGET_TERM, PERTURB_REPAIR
 OURS = ("topk", "randomk", "random_topk")
 RECIPES = {"forget_term": FORGET_TERM, "perturb_repair": PERTURB_REPAIR}
 
-DEFAULTS: dict[str, dict[str, Any]] = {}
+_RISE_AND_FALL = {"schedule": "onecycle", "warmup": 0.15}
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "finetune": {"epochs": 4, "lr": 0.8, **_RISE_AND_FALL},
+    "gradient_ascent": {"epochs": 4, "lr": 0.003},
+    "neggrad_plus": {"epochs": 3, "lr": 0.1, "beta": 0.95, **_RISE_AND_FALL},
+    "random_label": {"epochs": 2, "lr": 0.05, "schedule": "linear"},
+    "salun": {"epochs": 2, "lr": 0.05, "schedule": "linear"},
+    "ssd": {"alpha": 9.0},
+    "scrub": {"epochs": 3, "max_epochs": 2, "lr": 0.05, "schedule": "linear"},
+    "l1_sparse": {"epochs": 4, "lr": 0.2, "gamma": 0.002, **_RISE_AND_FALL},
+}
 """By method: what differs from its own defaults."""
 
 
