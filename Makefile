@@ -3,6 +3,7 @@
 #   make test    the tests
 #   make bench   the benchmarks, about ten minutes
 #   make unlearning-degree   the study in docs/unlearning-degree.md, about ten minutes
+#   make compare   all methods side by side, docs/compare.md, about a quarter of an hour
 #   make check-cuda   what can be held of the CUDA kernels without a GPU
 # TORCH_SPEC picks the torch to install, e.g. make test TORCH_SPEC="torch==2.13.0".
 
@@ -15,12 +16,12 @@ CUDA_ARCHITECTURES ?= 90
 BENCHES ?= select score perturb update
 
 BIN := $(VENV)/bin
-SOURCES := $(shell find csrc cmake python benchmarks -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cmake' -o -name '*.py' \) -not -path '*/build/*' 2>/dev/null) CMakeLists.txt pyproject.toml
+SOURCES := $(shell find csrc cmake python benchmarks -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cmake' -o -name '*.py' -o -path '*/template/*' \) -not -path '*/build/*' 2>/dev/null) CMakeLists.txt pyproject.toml
 CXX_SOURCES := $(shell find csrc tests/cuda -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 # Another torch or CUDA setting is another installation: the stamps carry both.
 TAG := $(shell printf '%s' '$(TORCH_SPEC)-$(FGUNLEARN_CUDA)' | tr -c 'A-Za-z0-9.' '_')
 
-.PHONY: demo test bench unlearning-degree check-cuda lint format clean install
+.PHONY: demo test bench unlearning-degree compare check-cuda lint format clean install
 .DELETE_ON_ERROR:
 
 install: $(VENV)/installed-$(TAG)
@@ -40,6 +41,10 @@ bench: install
 unlearning-degree: install
 	$(BIN)/fgunlearn spdgan study --out docs/results $(ARGS)
 	$(BIN)/python scripts/degree_page.py
+
+compare: install
+	$(BIN)/fgunlearn compare --sweep --out docs/results/compare-digits $(ARGS)
+	$(BIN)/python scripts/comparison_page.py
 
 check-cuda: $(VENV)/dependencies-$(TAG)
 	PYTHON=$(BIN)/python scripts/check_cuda.sh
@@ -69,7 +74,7 @@ $(VENV)/dependencies-$(TAG): $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH_SPEC)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  "scikit-build-core>=0.10" "pybind11>=2.13" "cmake>=3.24" "ninja>=1.11" \
-	  "numpy>=1.24" "safetensors>=0.4.3" "rich>=13" "typer>=0.12" "scikit-learn>=1.3" "pillow>=10" "matplotlib>=3.8" \
+	  "numpy>=1.24" "safetensors>=0.4.3" "rich>=13" "typer>=0.12" "scikit-learn>=1.3" "pillow>=10" "matplotlib>=3.8" "jinja2>=3.1" \
 	  "nvidia-cuda-cccl>=13.2" "pytest>=8" "hypothesis>=6" "ruff>=0.6" "mypy>=1.11" "clang-format>=18" \
 	  "transformers>=5" "accelerate>=1.1" "lightning>=2.3"
 	@rm -f $(VENV)/dependencies-* $(VENV)/installed-*

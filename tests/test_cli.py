@@ -72,7 +72,7 @@ def test_version(run: Run) -> None:
     assert run("--version")[:2] == (0, f"fgunlearn {fgunlearn.__version__}\n")
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["unlearn"], ["spdgan"], ["bench"], ["info"]])
+@pytest.mark.parametrize("command", [[], ["demo"], ["unlearn"], ["tune"], ["spdgan"], ["bench"], ["info"]])
 def test_every_command_has_help(run: Run, command: list[str]) -> None:
     status, out, _ = run(*command, "--help")
     assert status == 0
@@ -125,6 +125,18 @@ def test_unlearn_writes_a_checkpoint_like_the_one_it_read(run: Run, work: Path) 
     assert "3 samples forgotten" in out
     assert re.search(r"select .* s, .*repair .* s", out)
     assert load_file("model.safetensors").keys() == before.keys()
+
+
+@pytest.mark.parametrize("strategy", ["topk", "randomk", "random_topk"])
+def test_unlearn_selects_whole_channels_if_asked(run: Run, work: Path, strategy: str) -> None:
+    before = load_file("model.safetensors")
+    changes = {"scope": "channel", "strategy": strategy, "perturb": "zero", "forget_term": "none", "epochs": 1}
+    assert run(*options(ratio=27 / 195, **changes))[0] == 0
+    after = load_file("out.safetensors")
+    # Neurons: 6 weights, a bias, a scale and a shift, or 16 weights and a bias. 27 are at most 3, one of them whole.
+    rows = [(before[name] != after[name]).sum(1).tolist() for name in ("0.weight", "3.weight")]
+    assert 6 in rows[0] or 16 in rows[1]
+    assert sum(count > 0 for part in rows for count in part) <= 3
 
 
 def test_unlearn_can_replace_its_own_input(run: Run, work: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fgunlearn import metrics
 from fgunlearn.features import InputOf, features_of, penultimate_layer
 
 Batches = list[tuple[Tensor, Tensor]]
@@ -156,3 +157,34 @@ def test_a_layer_that_is_not_given_a_tensor_is_named() -> None:
 
     with pytest.raises(ValueError, match=r"layer 'inner' must be given a tensor .*got dict"):
         InputOf(Gives(), "inner")(torch.zeros(2, 3))
+
+
+def test_attentions_output_projection_is_not_taken_for_the_last_layer() -> None:
+    class Pooling(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(8, 8)
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.head(x)
+            return self.attention(hidden, hidden, hidden)[0].mean(1)  # type: ignore[no-any-return]
+
+    model, x = Pooling(), torch.randn(2, 3, 8)
+    assert penultimate_layer(model) == "head"
+    torch.testing.assert_close(InputOf(model)(x), x.flatten(1))
+
+
+def test_inputs_that_are_no_tensors_reach_the_model_as_they_are() -> None:
+    class OfDict(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, held: dict[str, Tensor]) -> Tensor:
+            return self.head(held["x"])  # type: ignore[no-any-return]
+
+    x = torch.randn(5, 4)
+    data = [({"x": x}, torch.arange(5) % 3)]
+    torch.testing.assert_close(features_of(OfDict(), data), x)
+    assert 0.0 <= metrics.accuracy(OfDict(), data) <= 1.0

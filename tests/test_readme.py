@@ -86,3 +86,13 @@ def test_every_figure_of_the_unlearning_degree_page_is_the_committed_measurement
         assert (ROOT / "docs" / picture).is_file(), picture
     with pytest.raises(ValueError, match=r"docs/unlearning-degree\.md has 0 marks '<!-- figures: digits "):
         degree_page.rendered("nothing")
+
+
+def test_every_figure_of_the_page_on_choosing_k_is_the_committed_measurement(
+    script: Callable[[str], ModuleType],
+) -> None:
+    tune_page = script("tune_page")
+    page = (ROOT / "docs" / "choosing-k.md").read_text()
+    assert tune_page.rendered(page) == page
+    with pytest.raises(ValueError, match=r"docs/choosing-k\.md has 0 marks '<!-- figures: machine -->'"):
+        tune_page.rendered("nothing")

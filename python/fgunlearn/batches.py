@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, TypeVar
 
 import torch
@@ -35,6 +35,27 @@ def _first_tensor(batch: Any) -> Tensor | None:
     return next((found for part in parts if (found := _first_tensor(part)) is not None), None)
 
 
+def count_batches(loader: Loader, argument: str) -> int:
+    """The number of batches of one pass.
+
+    Args:
+        loader: an iterable of batches; read where it has no length.
+        argument: its name in errors.
+
+    Raises:
+        TypeError: not an iterable, or an iterator, which can be read only once.
+        ValueError: no batch.
+    """
+    if isinstance(loader, Iterator) or not (hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")):
+        raise TypeError(
+            f"{argument} must be an iterable that can be read again, like a list or a DataLoader, got {loader!r}"
+        )
+    count = len(loader) if isinstance(loader, Sized) else sum(1 for _ in loader)
+    if count == 0:
+        raise ValueError(f"{argument} is empty: it has no batch")
+    return count
+
+
 def x_and_y(batch: Any) -> tuple[Any, Tensor]:
     """The two halves of an ``(x, y)`` batch, y a tensor of class numbers.
 
@@ -55,7 +76,21 @@ def cross_entropy(model: nn.Module, batch: Any) -> Tensor:
     """
     x, y = x_and_y(batch)
     device = device_of(model)
-    return F.cross_entropy(model(moved(x, device)), y.to(device))
+    return F.cross_entropy(one_tensor(model(moved(x, device))), y.to(device))
+
+
+def one_tensor(outputs: object) -> Tensor:
+    """What a model returned, if that is a tensor; some return more than one in train mode.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(outputs, Tensor):
+        raise TypeError(
+            f"the default loss needs a model that returns logits, got {type(outputs).__name__}; give a loss_fn that "
+            "knows what to do with it"
+        )
+    return outputs
 
 
 def moved(x: Any, device: torch.device) -> Any:
@@ -117,3 +152,20 @@ def wait_for(device: torch.device) -> None:
     """Returns when the work enqueued on the device is done: before a clock is read."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+@torch.no_grad()
+def class_count(model: nn.Module, x: Any) -> int:
+    """The number of logits the model gives per sample, by a look at the first sample of ``x``, in eval mode.
+
+    An ``x`` that is no tensor goes through the model whole.
+
+    Raises:
+        ValueError: the model returns no logits of shape (batch, classes).
+    """
+    with evaluation_mode(model):
+        logits = model(moved(x[:1] if isinstance(x, Tensor) else x, device_of(model)))
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"this needs a model that returns logits of shape (batch, classes), got {found}")
+    return logits.shape[1]

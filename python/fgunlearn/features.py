@@ -9,19 +9,27 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fgunlearn.batches import Loader, device_of, evaluation_mode, x_and_y
+from fgunlearn.batches import Loader, device_of, evaluation_mode, moved, x_and_y
 
 
 def penultimate_layer(model: nn.Module) -> str:
-    """The name of the model's last ``nn.Linear``: its input is called the penultimate features.
+    """The name of the model's last ``nn.Linear`` that is called: its input is called the penultimate features.
 
     Raises:
         ValueError: it has none.
     """
-    names: list[str] = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    uncalled = uncalled_layers(model)
+    names: list[str] = [
+        name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module not in uncalled
+    ]
     if not names:
         raise ValueError("the model has no nn.Linear to take penultimate features from: name a module with layer=")
     return names[-1]
+
+
+def uncalled_layers(model: nn.Module) -> set[nn.Module]:
+    """Linear layers that only hold weights: attention's output projection, which hooks never see."""
+    return {module.out_proj for module in model.modules() if isinstance(module, nn.MultiheadAttention)}
 
 
 class InputOf:
@@ -82,7 +90,7 @@ def features_of(model: nn.Module, loader: Loader, layer: str | None = None) -> T
     """
     look, device = InputOf(model, layer), device_of(model)
     with evaluation_mode(model):
-        taken = [look(x_and_y(batch)[0].to(device)) for batch in loader]
+        taken = [look(moved(x_and_y(batch)[0], device)) for batch in loader]
     if not taken:
         raise ValueError("the loader is empty")
     return torch.cat(taken)

@@ -8,20 +8,13 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from fgunlearn import ops
+from fgunlearn.arguments import check_number, check_seed
 from fgunlearn.batches import Loader, LossFunction, cross_entropy, evaluation_mode
 from fgunlearn.initial import Initial, initial_distribution
 from fgunlearn.ops.perturb import GAUSSIAN_STREAM, RESET_STREAM
 from fgunlearn.parameters import first_difference, trainable
 from fgunlearn.selection.scores import accumulate
 from fgunlearn.selection.selection import Selection
-from fgunlearn.selection.strategies import _check_seed
-
-
-def _check_finite(value: object, argument: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{argument} must be a number, got {value!r}")
-    if not math.isfinite(value):
-        raise ValueError(f"{argument} must be finite, got {value}")
 
 
 @dataclass(frozen=True)
@@ -39,10 +32,10 @@ class Gaussian:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_finite(self.std, "std")
+        check_number(self.std, "std")
         if self.std < 0:
             raise ValueError(f"std must be >= 0, got {self.std}")
-        _check_seed(self.seed)
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -56,7 +49,7 @@ class Reset:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_seed(self.seed)
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -70,7 +63,7 @@ class Shrink:
     factor: float = 0.5
 
     def __post_init__(self) -> None:
-        _check_finite(self.factor, "factor")
+        check_number(self.factor, "factor")
         if not 0.0 <= self.factor < 1.0:
             raise ValueError(f"factor must be in [0, 1), got {self.factor}")
 
@@ -87,7 +80,7 @@ class Ascent:
     lr: float
 
     def __post_init__(self) -> None:
-        _check_finite(self.lr, "lr")
+        check_number(self.lr, "lr")
         if self.lr <= 0:
             raise ValueError(f"lr must be > 0, got {self.lr}")
 

@@ -78,7 +78,7 @@ def test_a_selection_is_that_by_the_score(on_cuda: nn.Module, batches: Batches, 
     assert chosen.device == cuda_zero()
 
 
-@pytest.mark.parametrize("scope", ["global", "tensor"])
+@pytest.mark.parametrize("scope", ["global", "tensor", "channel"])
 def test_random_and_topk_selections_of_cuda_tensors_are_those_of_the_cpu(scope: Any) -> None:
     tensors = [torch.randn(300, 20), torch.randn(50).half(), torch.zeros(0), torch.randn(())]
     there = [t.cuda() for t in tensors]

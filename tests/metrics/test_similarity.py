@@ -115,3 +115,10 @@ def test_the_models_come_back_in_their_modes(data: Batches) -> None:
     metrics.similarity(a, b, data)
     assert a.training
     assert not b.training
+
+
+def test_features_that_never_change_have_no_alignment(data: Batches) -> None:
+    constant = network()
+    with torch.no_grad():
+        constant[0].weight.zero_()
+    assert math.isnan(metrics.similarity(constant, network(1), data).cka)

@@ -170,6 +170,14 @@ def test_features_of_large_pictures_are_pooled() -> None:
     assert labels.tolist() == [0, 1, 2, 3, 4]
 
 
+def test_attentions_output_projection_is_no_early_layer_since_it_is_never_called() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    assert early_layer(nn.Sequential(nn.Embedding(5, 8), layer)) == "1.linear1"
+    data = [(torch.randint(5, (6, 3)), torch.arange(6))]
+    with pytest.raises(ValueError, match=r"layer '1\.self_attn\.out_proj' is not reached"):
+        features(nn.Sequential(nn.Embedding(5, 8), layer), data, "1.self_attn.out_proj")
+
+
 def test_the_early_layer_is_the_first_that_multiplies() -> None:
     assert early_layer(nn.Sequential(nn.ReLU(), nn.Sequential(nn.Conv2d(1, 1, 1)), nn.Linear(1, 1))) == "1.0"
     with pytest.raises(ValueError, match="convolution or linear"):

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fgunlearn.batches import evaluation_mode
+from fgunlearn.experiment.requests import read_rows
 from fgunlearn.metrics.accuracy import checked_logits
 
 Metadata = dict[str, str] | None
@@ -102,25 +103,11 @@ def load_ids(path: Path, option: str, rows: int) -> Tensor:
     Raises:
         ValueError: a line that is not the number of one of ``rows`` rows, a row named twice, or none.
     """
-    check_file(path, option)
-    ids: list[int] = []
-    seen: set[int] = set()
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        text = line.partition("#")[0].strip()
-        if not text:
-            continue
-        if not text.isdecimal():
-            raise ValueError(f"{option}: line {number} of {path} must be a row number, got {text!r}")
-        row = int(text)
+    lines = read_rows(path, option)
+    for row, number in lines.items():
         if row >= rows:
             raise ValueError(f"{option}: line {number} of {path} is {row}, but the data has {rows} rows")
-        if row in seen:
-            raise ValueError(f"{option}: line {number} of {path} repeats row {row}")
-        seen.add(row)
-        ids.append(row)
-    if not ids:
-        raise ValueError(f"{option}: {path} names no row")
-    return torch.tensor(sorted(ids))
+    return torch.tensor(sorted(lines))
 
 
 @torch.no_grad()

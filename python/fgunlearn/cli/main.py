@@ -16,8 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 import fgunlearn
+from fgunlearn.cli.compare import compare_command
 from fgunlearn.cli.inputs import check_folder_of
 from fgunlearn.cli.spdgan import app as spdgan_app
+from fgunlearn.cli.tune import tune_command
 from fgunlearn.cli.unlearn import unlearn_command
 from fgunlearn.files import replacing
 
@@ -30,6 +32,8 @@ app = typer.Typer(
     help="Removes chosen training data from a trained model, and measures how far the removal went.",
 )
 app.command("unlearn")(unlearn_command)
+app.command("compare")(compare_command)
+app.command("tune")(tune_command)
 app.add_typer(spdgan_app, name="spdgan")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -42,6 +42,9 @@ def unlearn_command(
     strategy: Annotated[str, typer.Option(help="topk, randomk or random_topk.")] = "topk",
     score: Annotated[str, typer.Option(help="grad, abs_grad, fisher, saliency or fisher_ratio.")] = "fisher_ratio",
     ratio: Annotated[float, typer.Option(help="Share of the coordinates that may change.")] = 0.7,
+    scope: Annotated[
+        str, typer.Option(help="global; tensor: the same share of each; channel: whole channels and heads.")
+    ] = "global",
     perturb: Annotated[str, typer.Option(help="none, gaussian, shrink, reset or zero.")] = "shrink",
     size: Annotated[float, typer.Option(help="std of gaussian (in rms of the tensor), factor of shrink.")] = 0.5,
     epochs: Annotated[float, typer.Option(help="Passes of the repair over the remaining data.")] = 2.0,
@@ -80,7 +83,7 @@ def unlearn_command(
         network,
         Batches(x[ids], y[ids], batch),
         Batches(x[rest], y[rest], batch, seed=seed, drop_last=True),
-        strategy=_strategy(strategy, ratio, score, seed),
+        strategy=_strategy(strategy, ratio, score, scope, seed),
         perturb=_PERTURBATIONS[perturb](size, seed),
         repair=Repair(
             epochs=epochs,
@@ -99,13 +102,13 @@ def unlearn_command(
     _report(result, len(ids), out)
 
 
-def _strategy(name: str, ratio: float, score: str, seed: int) -> Strategy:
+def _strategy(name: str, ratio: float, score: Any, scope: Any, seed: int) -> Strategy:
     if name == "topk":
-        return TopK(ratio, score=score)  # type: ignore[arg-type]
+        return TopK(ratio, score=score, scope=scope)
     if name == "randomk":
-        return RandomK(ratio, seed=seed)
+        return RandomK(ratio, seed=seed, scope=scope)
     if name == "random_topk":
-        return RandomTopK(ratio, score=score, seed=seed)  # type: ignore[arg-type]
+        return RandomTopK(ratio, score=score, seed=seed, scope=scope)
     raise ValueError(f"--strategy must be topk, randomk or random_topk, got {name!r}")
 
 
@@ -120,10 +123,10 @@ def _write(network: nn.Module, before: dict[str, Tensor], metadata: dict[str, st
 def _report(result: Result, forgotten: int, out: Path) -> None:
     console = Console()
     shown = Table("parameter", "elements", "selected", "changed", box=None)
-    density = result.selection.density()
-    for (name, count), index, shape in zip(
-        result.changed.items(), result.selection.indices, result.selection.shapes, strict=True
-    ):
+    selection = result.selection
+    assert selection is not None  # unlearn always selects
+    density = selection.density()
+    for (name, count), index, shape in zip(result.changed.items(), selection.indices, selection.shapes, strict=True):
         elements = torch.Size(shape).numel()
         shown.add_row(name, f"{elements:,}", f"{index.numel():,} ({density[name]:.1%})", f"{count:,}")
     console.print(shown)
@@ -134,7 +137,7 @@ def _report(result: Result, forgotten: int, out: Path) -> None:
     stopped = " (stopped by the held-out data)" if result.record.stopped_forgetting else ""
     console.print(
         f"{forgotten} samples forgotten in {result.total_seconds:.2f} s: {sum(result.changed.values()):,} of "
-        f"{result.selection.numel:,} coordinates changed; {result.record.forget_steps} of {result.record.steps} steps "
+        f"{selection.numel:,} coordinates changed; {result.record.forget_steps} of {result.record.steps} steps "
         f"had a forget term{stopped}. Written to {out}.",
         highlight=False,
     )

@@ -125,20 +125,25 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Split:
-    """What a model is trained on, what no model is ever trained on, and what it is tested on."""
+    """What a model is trained on, what no model is ever trained on, and what it is tested on.
+
+    ``rows`` are the numbers of the training samples in the data, int64, ascending: sample i of ``train`` is row
+    ``rows[i]``.
+    """
 
     train: Samples
     heldout: Samples
     test: Samples
     classes: int
+    rows: Tensor
 
 
-def load(source: str, seed: int, limit: int | None = None) -> Split:
+def load(source: str, seed: int, limit: int | None = None, keep: Tensor | None = None) -> Split:
     """Reads the data (once in a process) and splits it, see :func:`read` and :func:`split`."""
-    return split(_read_once(source), seed, limit)
+    return split(_read_once(source), seed, limit, keep)
 
 
-def split(data: Dataset, seed: int, limit: int | None = None) -> Split:
+def split(data: Dataset, seed: int, limit: int | None = None, keep: Tensor | None = None) -> Split:
     """Train 70, held-out 10, test 20 percent, stratified by class, another split for every seed.
 
     Where the data has a test set of its own, that is the test part for every seed, and 10 percent of the rest is held
@@ -148,9 +153,11 @@ def split(data: Dataset, seed: int, limit: int | None = None) -> Split:
         data: what to split.
         seed: of the split.
         limit: keep at most this many training samples, stratified, and the same share of the others; None for all.
+        keep: rows that are training samples whatever the seed says, int64; beyond the limit, too.
 
     Raises:
-        ValueError: limit below the number of classes.
+        ValueError: limit below the number of classes; a row to keep that the data does not have, or that belongs to its
+            own test set.
     """
     generator = torch.Generator().manual_seed(seed)
     classes = int(data.labels.max()) + 1
@@ -162,6 +169,14 @@ def split(data: Dataset, seed: int, limit: int | None = None) -> Split:
         test = everything >= data.test_from
         heldout_share = HELDOUT_SHARE
     heldout = _stratified(everything[~test], data.labels, heldout_share, generator)
+    kept = torch.zeros(len(data.labels), dtype=torch.bool)
+    if keep is not None:
+        end = len(data.labels) if data.test_from is None else data.test_from
+        outside = keep[(keep < 0) | (keep >= end)]
+        if len(outside):
+            raise ValueError(f"row {int(outside[0])} can't be kept: the data has {end} rows that may be trained on")
+        kept[keep] = True
+        test, heldout = test & ~kept, heldout & ~kept
     train = ~test & ~heldout
     if limit is not None and limit < int(train.sum()):
         if limit < classes:
@@ -170,9 +185,10 @@ def split(data: Dataset, seed: int, limit: int | None = None) -> Split:
         train, heldout, test = (
             _stratified(everything[part], data.labels, share, generator) for part in (train, heldout, test)
         )
+        train |= kept
     mean, std = _moments(data.images[train])
     whole = Samples(data.images, data.labels, mean, std)
-    return Split(whole.take(train), whole.take(heldout), whole.take(test), classes)
+    return Split(whole.take(train), whole.take(heldout), whole.take(test), classes, everything[train])
 
 
 def _moments(images: Tensor) -> tuple[Tensor, Tensor]:

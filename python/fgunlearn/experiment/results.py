@@ -22,10 +22,47 @@ def mean_and_deviation(values: Sequence[float]) -> dict[str, float]:
     }
 
 
+def spread(value: dict[str, float] | None, digits: int, scale: float = 1.0) -> str:
+    """Mean±std as text; the mean alone for a single seed; a dash for what is not defined."""
+    if value is None or math.isnan(value["mean"]):
+        return "-"
+    deviation = "" if math.isnan(value["std"]) else f"±{scale * value['std']:.{digits}f}"
+    return f"{scale * value['mean'] + 0.0:.{digits}f}{deviation}"
+
+
 def write_json(results: dict[str, Any], path: Path) -> None:
     """Writes the results, replacing the file at once; NaN becomes null, as JSON has none."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(_without_nan(results), indent=1) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What a file holds; None if there is none, or what is in it is no JSON object."""
+    try:
+        found = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def merged(found: Sequence[Any]) -> Any:
+    """Alike nested results of several seeds as one: mean, deviation and number of seeds in place of each number.
+
+    Intervals are not averaged: what is kept of them is for how many seeds they exclude 0. Numbers that a seed does not
+    have (None) are left out; what is no number is the first seed's.
+    """
+    first = next((f for f in found if f is not None), None)
+    if isinstance(first, dict):
+        there = [f for f in found if f is not None]
+        if first.keys() == {"value", "low", "high"}:
+            return {
+                **mean_and_deviation([f["value"] for f in there]),
+                "excludes_zero": sum(f["low"] > 0 or f["high"] < 0 for f in there),
+            }
+        return {key: merged([f.get(key) for f in there]) for key in first}
+    if isinstance(first, (int, float)) and not isinstance(first, bool):
+        return mean_and_deviation([math.nan if f is None else float(f) for f in found])
+    return first
 
 
 def _without_nan(value: Any) -> Any:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from rich.table import Table
 
 from fgunlearn.experiment.demo import ACCELERATION_LIMIT, GAP_LIMIT
+from fgunlearn.experiment.results import spread
 
 _TITLES = {
     "random": "forget a random 10%",
@@ -18,14 +18,6 @@ _TITLES = {
 
 WIDTH = 152
 """Columns of text that the table needs."""
-
-
-def _shown(value: dict[str, float] | None, digits: int, scale: float = 1.0) -> str:
-    """Mean±std; the mean alone for a single seed; a dash for what is not defined."""
-    if value is None or math.isnan(value["mean"]):
-        return "-"
-    spread = "" if math.isnan(value["std"]) else f"±{scale * value['std']:.{digits}f}"
-    return f"{scale * value['mean']:.{digits}f}{spread}"
 
 
 def table(results: dict[str, Any]) -> Table:
@@ -43,15 +35,15 @@ def table(results: dict[str, Any]) -> Table:
             predicted = row.get("predicted_acceleration")
             shown.add_row(
                 f"  {name}",
-                *(_shown(row[f"accuracy_{part}"], 1, 100.0) for part in ("forget", "retain", "test")),
-                _shown(row["forgetting_rate"], 2),
-                _shown(row["memory_retention_rate"], 2),
-                _shown(row["js_divergence"], 3),
-                _shown(row["membership_auc"], 2),
-                _shown(row["unlearning_degree"], 1, 100.0),
-                _shown(row["unlearning_degree_loss"], 2),
-                _shown(row["seconds"], 1 if row["seconds"]["mean"] >= 10 else 2),
-                _shown(row.get("acceleration"), 1),
+                *(spread(row[f"accuracy_{part}"], 1, 100.0) for part in ("forget", "retain", "test")),
+                spread(row["forgetting_rate"], 2),
+                spread(row["memory_retention_rate"], 2),
+                spread(row["js_divergence"], 3),
+                spread(row["membership_auc"], 2),
+                spread(row["unlearning_degree"], 1, 100.0),
+                spread(row["unlearning_degree_loss"], 2),
+                spread(row["seconds"], 1 if row["seconds"]["mean"] >= 10 else 2),
+                spread(row.get("acceleration"), 1),
                 "-" if predicted is None else f"{predicted['mean']:.1f}",
             )
         shown.add_row()

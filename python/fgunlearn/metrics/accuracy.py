@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fgunlearn.batches import Loader, device_of, evaluation_mode, x_and_y
+from fgunlearn.batches import Loader, device_of, evaluation_mode, moved, x_and_y
 
 
 @torch.no_grad()
@@ -22,7 +22,7 @@ def logits_and_labels(model: nn.Module, loader: Loader) -> tuple[Tensor, Tensor]
     with evaluation_mode(model):
         for batch in loader:
             x, y = x_and_y(batch)
-            logits.append(checked_logits(model(x.to(device)), y))
+            logits.append(checked_logits(model(moved(x, device)), y))
             labels.append(y.to(device))
     if not labels or sum(len(y) for y in labels) == 0:
         raise ValueError("the loader is empty: there is nothing to measure on")

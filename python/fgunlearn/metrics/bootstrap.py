@@ -43,12 +43,15 @@ def resampled_means(values: Tensor, resamples: int, seed: int) -> Tensor:
     at_once = max(1, _AT_ONCE // n)
     for start in range(0, resamples, at_once):
         rows = min(at_once, resamples - start)
-        drawn = torch.randint(n, (rows, n), generator=generator)
-        counts = torch.zeros(rows, n, dtype=torch.float64).scatter_add_(
-            1, drawn, torch.ones(rows, n, dtype=torch.float64)
-        )
+        counts = drawn_counts(n, rows, generator)
         means.append(counts @ values / n)
     return torch.cat(means)
+
+
+def drawn_counts(n: int, draws: int, generator: torch.Generator) -> Tensor:
+    """How often each of ``n`` samples is drawn when ``n`` are drawn with replacement, float64 (draws, n)."""
+    drawn = torch.randint(n, (draws, n), generator=generator)
+    return torch.zeros(draws, n, dtype=torch.float64).scatter_add_(1, drawn, torch.ones(draws, n, dtype=torch.float64))
 
 
 def interval(value: float, resampled: Tensor) -> Interval:

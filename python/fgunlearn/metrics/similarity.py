@@ -33,7 +33,8 @@ def similarity(a: nn.Module, b: nn.Module, loader: Loader, *, layer: str | None 
     - agreement: share of samples with the same predicted class, in [0, 1].
     - relative_l2: norm of the parameters' difference over the norm of b's, in [0, inf).
     - cosine: of the two parameter vectors, in [-1, 1].
-    - cka: linear centred kernel alignment of the penultimate features (Kornblith et al., ICML 2019), in [0, 1].
+    - cka: linear centred kernel alignment of the penultimate features (Kornblith et al., ICML 2019), in [0, 1];
+      NaN where one model's features are the same for all samples.
 
     Two retrained models of different seeds don't score 0, 1, 0, 1, 1: their values are what indistinguishable means,
     and parameters of independent trainings are far apart.

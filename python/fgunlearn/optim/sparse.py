@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from fgunlearn.arguments import check_seed
 from fgunlearn.optim import freezing
 from fgunlearn.optim.freezing import BackwardSaving
 from fgunlearn.optim.gradients import hook_gradients, selected_gradient
@@ -18,7 +19,6 @@ from fgunlearn.optim.matching import Slot, fingerprint, slots_of
 from fgunlearn.optim.rules import GroupStep, Scaling, rule_of
 from fgunlearn.optim.states import check_saved_groups, matched_groups, selected_state, step_device, update_groups
 from fgunlearn.selection.selection import Selection
-from fgunlearn.selection.strategies import _check_seed
 
 _SELECTION_KEY = "selection"  # of a state dict: the fingerprint of the coordinates it is about
 
@@ -89,7 +89,7 @@ class SparseOptimizer(torch.optim.Optimizer):
         stochastic_rounding: bool = False,
         seed: int = 0,
     ) -> None:
-        _check_seed(seed)
+        check_seed(seed)
         self._rule = rule_of(optimizer)
         self._slots = slots_of(optimizer.param_groups, selection, model)
         self.selection = selection

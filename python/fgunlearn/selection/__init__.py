@@ -1,11 +1,15 @@
 """Choosing the coordinates that unlearning may change: scores, strategies, selections."""
 
+from fgunlearn.selection.by_channel import Pool
+from fgunlearn.selection.channels import Channels, channels_of
 from fgunlearn.selection.choose import select
 from fgunlearn.selection.scores import score
 from fgunlearn.selection.selection import Selection
 from fgunlearn.selection.strategies import RandomK, RandomTopK, Scope, ScoreKind, Strategy, TopK, randomk, topk
 
 __all__ = [
+    "Channels",
+    "Pool",
     "RandomK",
     "RandomTopK",
     "Scope",
@@ -13,6 +17,7 @@ __all__ = [
     "Selection",
     "Strategy",
     "TopK",
+    "channels_of",
     "randomk",
     "score",
     "select",

@@ -100,7 +100,7 @@ def score(
                 accumulated.mul_(parameters[name])
             if kind in ("grad", "saliency"):
                 accumulated.abs_()
-    _refuse_nonfinite(scores)
+    refuse_nonfinite(scores)
     return scores
 
 
@@ -114,15 +114,29 @@ def accumulate(
     progress: bool,
 ) -> dict[str, Tensor]:
     """The weighted mean over batches of g, abs(g) or g^2, by parameter; ``argument`` is the loader's name in errors."""
+    sums, seen = accumulate_sums(model, parameters, loader, loss_fn, kind, argument, progress)
+    for accumulated in sums.values():
+        accumulated.div_(seen)
+    return sums
+
+
+def accumulate_sums(
+    model: nn.Module,
+    parameters: dict[str, nn.Parameter],
+    loader: Loader,
+    loss_fn: LossFunction,
+    kind: str,
+    argument: str,
+    progress: bool,
+) -> tuple[dict[str, Tensor], int]:
+    """What :func:`accumulate` divides: sums weighted by the batches' sizes, and the number of samples."""
     sums = _zeros(parameters)
     seen = 0
     for size, gradients, _ in _gradients(model, parameters, loader, loss_fn, kind, argument, progress):
         _accumulate(sums, gradients, kind, size)
         del gradients
         seen += size
-    for accumulated in sums.values():
-        accumulated.div_(seen)
-    return sums
+    return sums, seen
 
 
 FUSED_KINDS = ("grad", "abs_grad", "fisher")
@@ -174,11 +188,11 @@ def top_scores(
                     _explain_nonfinite(error, sums)
                     raise
                 if bool(threshold.isnan().any()):  # all that CUDA can say
-                    _refuse_nonfinite(sums)
+                    refuse_nonfinite(sums)
                 return unpacked(packed, offsets, [s.numel() for s in keys]), threshold, seen
             _accumulate(sums, gradients, kind, size)
             del gradients, complete
-    _refuse_nonfinite(sums)
+    refuse_nonfinite(sums)
     indices, threshold = ops.topk_select_each(keys, k) if each else ops.topk_select(keys, k[0])
     return indices, threshold, seen
 
@@ -229,7 +243,8 @@ def _accumulate(sums: dict[str, Tensor], gradients: Sequence[Tensor | None], kin
     ops.score_accumulate_([s for s, _ in reached], [g for _, g in reached], kind, float(size))
 
 
-def _refuse_nonfinite(scores: dict[str, Tensor]) -> None:
+def refuse_nonfinite(scores: dict[str, Tensor]) -> None:
+    """Raises a ValueError that names the first parameter with a NaN or infinite score, and their count."""
     counts = ops.count_nonfinite(list(scores.values()))
     for name, count in zip(scores, counts.tolist(), strict=True):
         if count:
@@ -237,7 +252,7 @@ def _refuse_nonfinite(scores: dict[str, Tensor]) -> None:
 
 
 def _explain_nonfinite(error: RuntimeError, sums: dict[str, Tensor]) -> None:
-    """Raises what :func:`_refuse_nonfinite` would, if that is the error."""
+    """Raises what :func:`refuse_nonfinite` would, if that is the error."""
     found = re.search(r"score\[(\d+)\] holds (\d+) NaN or infinite", str(error))
     if found is not None:
         name = list(sums)[int(found[1])]

@@ -6,16 +6,20 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from fgunlearn import ops
+from fgunlearn.arguments import check_choice, check_seed
 from fgunlearn.parameters import check_tensors, shapes_of
+from fgunlearn.seeding import derived_seed
+from fgunlearn.selection.by_channel import Pool, choose_channels
+from fgunlearn.selection.channels import Channels, rows_of
 from fgunlearn.selection.selection import Selection
 
-Scope = Literal["global", "tensor"]
+Scope = Literal["global", "tensor", "channel"]
 ScoreKind = Literal["grad", "abs_grad", "fisher", "saliency", "fisher_ratio"]
 
 
@@ -34,16 +38,10 @@ def _check_size(k: int | None, ratio: float | None) -> None:
             raise ValueError(f"ratio must be in [0, 1], got {ratio}")
 
 
-def _check_choice(value: object, allowed: Sequence[str], argument: str) -> None:
-    if value not in allowed:
-        raise ValueError(f"{argument} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
-
-
-def _check_seed(seed: object) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"seed must be an int, got {seed!r}")
-    if not -(2**63) <= seed < 2**63:
-        raise ValueError(f"seed must fit in 64 bits, got {seed}")
+def _check_pool(pool: object, scope: str) -> None:
+    check_choice(pool, get_args(Pool), "pool")
+    if pool != "sum" and scope != "channel":
+        raise ValueError(f"pool={pool!r} is for scope='channel', got scope={scope!r}")
 
 
 def resolve_k(n: int, k: int | None, ratio: float | None) -> int:
@@ -72,16 +70,6 @@ def apportion(k: int, numels: Sequence[int]) -> list[int]:
     return shares
 
 
-def _seed_of_tensor(seed: int, position: int) -> int:
-    """Another 64-bit seed for each tensor (splitmix64), so that same-shaped tensors don't get the same subset."""
-    mask = 2**64 - 1
-    z = (seed + (position + 1) * 0x9E3779B97F4A7C15) & mask
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
-    z ^= z >> 31
-    return z - 2**64 if z >= 2**63 else z
-
-
 def _top(keys: Sequence[Tensor], k: int, scope: Scope, labels: Sequence[str]) -> tuple[list[Tensor], float | None]:
     try:
         if scope == "global":
@@ -105,12 +93,19 @@ def _random(
     free = [numel - (base[t].numel() if base else 0) for t, numel in enumerate(numels)]
     indices = []
     for t, share in enumerate(apportion(k, free)):
-        indices += ops.randomk_select([numels[t]], share, _seed_of_tensor(seed, t), base[t : t + 1], device=device)
+        # A seed for each, so that tensors of one shape don't get the same subset.
+        indices += ops.randomk_select([numels[t]], share, derived_seed(seed, t), base[t : t + 1], device=device)
     return indices
 
 
 def _device_of(tensors: Iterable[Tensor]) -> torch.device:
     return next((t.device for t in tensors), torch.device("cpu"))
+
+
+def _channels(parameters: Mapping[str, Tensor], channels: Channels | None, k: int, **how: Any) -> list[Tensor]:
+    """:func:`choose_channels`; of rows where no channels are given."""
+    channels = rows_of(shapes_of(parameters.values())) if channels is None else channels
+    return choose_channels(channels, k, _device_of(parameters.values()), **how)
 
 
 @dataclass(frozen=True)
@@ -121,7 +116,12 @@ class TopK:
         ratio: share of all coordinates, in [0, 1]; k = round(ratio * n).
         k: their number. Exactly one of the two.
         score: what to rank by, see :func:`fgunlearn.score`.
-        scope: "global" ranks all tensors together; "tensor" takes the same share of each (exactly k in all).
+        scope: "global" ranks all tensors together; "tensor" takes the same share of each (exactly k in all); "channel"
+            ranks and takes whole channels, neurons and heads (:func:`fgunlearn.selection.channels_of` says what they
+            are), the last one in part, its largest scores first, so that it is exactly k.
+        pool: what scope "channel" ranks by: "sum", the total score of a channel, which prefers large ones; or "mean",
+            the score per coordinate (the greedy rule of the knapsack problem): no whole channels with k coordinates at
+            most have a larger total than what it selects. Ties go to the channel with the smallest global index.
     """
 
     ratio: float | None = None
@@ -129,23 +129,36 @@ class TopK:
     k: int | None = None
     score: ScoreKind = "grad"
     scope: Scope = "global"
+    pool: Pool = "sum"
 
     def __post_init__(self) -> None:
         _check_size(self.k, self.ratio)
-        _check_choice(self.score, get_args(ScoreKind), "score")
-        _check_choice(self.scope, get_args(Scope), "scope")
+        check_choice(self.score, get_args(ScoreKind), "score")
+        check_choice(self.scope, get_args(Scope), "scope")
+        _check_pool(self.pool, self.scope)
 
     @property
     def score_kind(self) -> ScoreKind | None:
         """The score this strategy ranks by; None when it needs none."""
         return self.score
 
-    def choose(self, parameters: Mapping[str, Tensor], scores: Mapping[str, Tensor] | None) -> Selection:
-        """The selection from scores by parameter name."""
+    def choose(
+        self,
+        parameters: Mapping[str, Tensor],
+        scores: Mapping[str, Tensor] | None,
+        channels: Channels | None = None,
+    ) -> Selection:
+        """The selection from scores by parameter name.
+
+        ``channels`` are those of scope "channel"; rows of the first dimensions if None.
+        """
         assert scores is not None
         keys = [scores[name] for name in parameters]
         k = resolve_k(sum(t.numel() for t in keys), self.k, self.ratio)
         labels = [f"the score of {name!r}" for name in parameters]
+        if self.scope == "channel":
+            top = _channels(parameters, channels, k, ranked=k, keys=keys, pool=self.pool, labels=labels)
+            return self.complete(parameters, top, None)
         return self.complete(parameters, *_top(keys, self.top_count(k), self.scope, labels))
 
     def top_count(self, k: int) -> int:
@@ -165,7 +178,9 @@ class RandomK:
         ratio: share of all coordinates, in [0, 1]; k = round(ratio * n).
         k: their number. Exactly one of the two.
         seed: any 64-bit integer.
-        scope: "global" draws from all tensors together; "tensor" draws the same share from each (exactly k in all).
+        scope: "global" draws from all tensors together; "tensor" draws the same share from each (exactly k in all);
+            "channel" draws whole channels, neurons and heads, large or small with the same chance, and a uniform part
+            of the last one.
     """
 
     ratio: float | None = None
@@ -176,19 +191,27 @@ class RandomK:
 
     def __post_init__(self) -> None:
         _check_size(self.k, self.ratio)
-        _check_seed(self.seed)
-        _check_choice(self.scope, get_args(Scope), "scope")
+        check_seed(self.seed)
+        check_choice(self.scope, get_args(Scope), "scope")
 
     @property
     def score_kind(self) -> ScoreKind | None:
         """None: no score is needed."""
         return None
 
-    def choose(self, parameters: Mapping[str, Tensor], scores: Mapping[str, Tensor] | None) -> Selection:
-        """The selection; ``scores`` is not looked at."""
+    def choose(
+        self,
+        parameters: Mapping[str, Tensor],
+        scores: Mapping[str, Tensor] | None,
+        channels: Channels | None = None,
+    ) -> Selection:
+        """The selection; ``scores`` is not looked at; ``channels`` as for :meth:`TopK.choose`."""
         numels = [t.numel() for t in parameters.values()]
         k = resolve_k(sum(numels), self.k, self.ratio)
-        indices = _random(numels, k, self.seed, self.scope, _device_of(parameters.values()))
+        if self.scope == "channel":
+            indices = _channels(parameters, channels, k, seed=self.seed)
+        else:
+            indices = _random(numels, k, self.seed, self.scope, _device_of(parameters.values()))
         return Selection.of_kernel(shapes_of(parameters.values()), indices, names=list(parameters), seed=self.seed)
 
 
@@ -202,7 +225,9 @@ class RandomTopK:
         top_share: 0 is Random-k, 1 is Top-K.
         score: what to rank by, see :func:`fgunlearn.score`.
         seed: any 64-bit integer.
-        scope: "global" or "tensor".
+        scope: "global", "tensor" or "channel"; with "channel" the channel in which the ranked part ends is taken whole
+            before others are drawn, so that one channel at most is taken in part.
+        pool: as for :class:`TopK`.
     """
 
     ratio: float | None = None
@@ -212,12 +237,14 @@ class RandomTopK:
     score: ScoreKind = "grad"
     seed: int = 0
     scope: Scope = "global"
+    pool: Pool = "sum"
 
     def __post_init__(self) -> None:
         _check_size(self.k, self.ratio)
-        _check_choice(self.score, get_args(ScoreKind), "score")
-        _check_seed(self.seed)
-        _check_choice(self.scope, get_args(Scope), "scope")
+        check_choice(self.score, get_args(ScoreKind), "score")
+        check_seed(self.seed)
+        check_choice(self.scope, get_args(Scope), "scope")
+        _check_pool(self.pool, self.scope)
         if isinstance(self.top_share, bool) or not isinstance(self.top_share, (int, float)):
             raise TypeError(f"top_share must be a number, got {self.top_share!r}")
         if not 0.0 <= self.top_share <= 1.0:
@@ -228,16 +255,25 @@ class RandomTopK:
         """The score the top part ranks by; None when there is no top part."""
         return self.score if self.top_share > 0 else None
 
-    def choose(self, parameters: Mapping[str, Tensor], scores: Mapping[str, Tensor] | None) -> Selection:
-        """The selection from scores by parameter name."""
+    def choose(
+        self,
+        parameters: Mapping[str, Tensor],
+        scores: Mapping[str, Tensor] | None,
+        channels: Channels | None = None,
+    ) -> Selection:
+        """The selection from scores by parameter name; ``channels`` as for :meth:`TopK.choose`."""
         numels = [t.numel() for t in parameters.values()]
         k = resolve_k(sum(numels), self.k, self.ratio)
         top = self.top_count(k)
-        if top == 0:
-            return self.complete(parameters, [], None)
-        assert scores is not None
+        assert scores is not None or top == 0
+        keys = [scores[name] for name in parameters] if scores is not None else []
         labels = [f"the score of {name!r}" for name in parameters]
-        return self.complete(parameters, *_top([scores[name] for name in parameters], top, self.scope, labels))
+        if self.scope == "channel":
+            indices = _channels(
+                parameters, channels, k, ranked=top, keys=keys, pool=self.pool, seed=self.seed, labels=labels
+            )
+            return self._selection(parameters, indices, None)
+        return self.complete(parameters, *(_top(keys, top, self.scope, labels) if top else ([], None)))
 
     def top_count(self, k: int) -> int:
         """How many of k are ranked: floor(top_share * k)."""
@@ -248,6 +284,11 @@ class RandomTopK:
         numels = [t.numel() for t in parameters.values()]
         rest = resolve_k(sum(numels), self.k, self.ratio) - sum(index.numel() for index in top)
         indices = _random(numels, rest, self.seed, self.scope, _device_of(parameters.values()), top)
+        return self._selection(parameters, indices, threshold)
+
+    def _selection(
+        self, parameters: Mapping[str, Tensor], indices: Sequence[Tensor], threshold: float | None
+    ) -> Selection:
         return Selection.of_kernel(
             shapes_of(parameters.values()), indices, names=list(parameters), threshold=threshold, seed=self.seed
         )
@@ -265,7 +306,12 @@ def _named(tensors: Sequence[Tensor]) -> dict[str, Tensor]:
 
 
 def topk(
-    tensors: Sequence[Tensor], *, k: int | None = None, ratio: float | None = None, scope: Scope = "global"
+    tensors: Sequence[Tensor],
+    *,
+    k: int | None = None,
+    ratio: float | None = None,
+    scope: Scope = "global",
+    pool: Pool = "sum",
 ) -> Selection:
     """The k coordinates with the largest absolute value over a list of tensors.
 
@@ -276,17 +322,24 @@ def topk(
             selection is there as well.
         k: how many; or
         ratio: their share, k = round(ratio * n). Exactly one of the two.
-        scope: "global" ranks all tensors together; "tensor" takes the same share of each.
+        scope: "global" ranks all tensors together; "tensor" takes the same share of each; "channel" ranks and takes
+            whole rows of the tensors' first dimensions, see :class:`TopK`.
+        pool: what scope "channel" ranks rows by: the "sum" of their absolute values or the "mean".
 
     Raises:
         TypeError, ValueError: what is wrong with which argument or tensor; a NaN is refused with tensor and count.
     """
     _check_size(k, ratio)
-    _check_choice(scope, get_args(Scope), "scope")
+    check_choice(scope, get_args(Scope), "scope")
+    _check_pool(pool, scope)
     named = _named(tensors)
     count = resolve_k(sum(t.numel() for t in tensors), k, ratio)
+    labels = [f"tensor number {t}" for t in named]
     with torch.no_grad():
-        indices, threshold = _top(list(tensors), count, scope, [f"tensor number {t}" for t in named])
+        if scope == "channel":
+            rows = _channels(named, None, count, ranked=count, keys=tensors, pool=pool, labels=labels)
+            return Selection.of_kernel(shapes_of(tensors), rows)
+        indices, threshold = _top(list(tensors), count, scope, labels)
     return Selection.of_kernel(shapes_of(tensors), indices, threshold=threshold)
 
 
@@ -305,15 +358,20 @@ def randomk(
         k: how many; or
         ratio: their share, k = round(ratio * n). Exactly one of the two.
         seed: any 64-bit integer; with the shapes it determines the answer on any machine.
-        scope: "global" draws from all tensors together; "tensor" draws the same share from each.
+        scope: "global" draws from all tensors together; "tensor" draws the same share from each; "channel" draws whole
+            rows of the tensors' first dimensions, see :class:`RandomK`.
 
     Raises:
         TypeError, ValueError: what is wrong with which argument or tensor.
     """
     _check_size(k, ratio)
-    _check_seed(seed)
-    _check_choice(scope, get_args(Scope), "scope")
-    _named(tensors)
+    check_seed(seed)
+    check_choice(scope, get_args(Scope), "scope")
+    named = _named(tensors)
     numels = [t.numel() for t in tensors]
-    indices = _random(numels, resolve_k(sum(numels), k, ratio), seed, scope, _device_of(tensors))
+    count = resolve_k(sum(numels), k, ratio)
+    if scope == "channel":
+        indices = _channels(named, None, count, seed=seed)
+    else:
+        indices = _random(numels, count, seed, scope, _device_of(tensors))
     return Selection.of_kernel(shapes_of(tensors), indices, seed=seed)

@@ -1,6 +1,7 @@
 """Unlearning: perturb the selected coordinates, then repair them on the remaining data."""
 
 from fgunlearn.unlearning.repair import Repair
-from fgunlearn.unlearning.unlearn import Result, unlearn
+from fgunlearn.unlearning.result import Record, Result
+from fgunlearn.unlearning.unlearn import unlearn
 
-__all__ = ["Repair", "Result", "unlearn"]
+__all__ = ["Record", "Repair", "Result", "unlearn"]

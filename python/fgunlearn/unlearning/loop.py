@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sized
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -12,34 +11,30 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fgunlearn.batches import Loader, LossFunction, batch_size, checked_loss, cross_entropy, device_of, x_and_y
+from fgunlearn.batches import (
+    Loader,
+    LossFunction,
+    batch_size,
+    checked_loss,
+    class_count,
+    count_batches,
+    cross_entropy,
+    device_of,
+    one_tensor,
+    x_and_y,
+)
 from fgunlearn.optim import SparseOptimizer
 from fgunlearn.parameters import trainable
 from fgunlearn.progress import bar
 from fgunlearn.selection.selection import Selection
 from fgunlearn.unlearning.neighbours import neighbour_votes
 from fgunlearn.unlearning.repair import Repair
+from fgunlearn.unlearning.result import DivergedError, Record
 from fgunlearn.unlearning.stopping import StopRule
 
 _SUPPORT_SLACK = 0.02  # a likelihood this little above the neighbours' support is not pushed further
 
 _VOTE_SMOOTHING = 0.02
-
-
-@dataclass
-class RepairRecord:
-    """What a repair did.
-
-    ``history`` has one dict per epoch: epoch, retain_loss and forget_loss (means over its steps, the latter None
-    without a forget term), learning_rate (of its last step). ``forget_steps`` counts the steps with a forget term,
-    ``samples`` what went forward and backward.
-    """
-
-    history: list[dict[str, Any]] = field(default_factory=list)
-    steps: int = 0
-    forget_steps: int = 0
-    samples: int = 0
-    stopped_forgetting: bool = False
 
 
 def repair_(
@@ -50,7 +45,7 @@ def repair_(
     loss_fn: LossFunction | None,
     repair: Repair,
     progress: bool = False,
-) -> RepairRecord:
+) -> Record:
     """Runs the repair on the model in place, in train mode; the caller restores modes."""
     parameters = trainable(model)
     sgd = torch.optim.SGD(
@@ -66,9 +61,9 @@ def repair_(
         for module in model.modules():
             if isinstance(module, _BatchNorm):
                 module.eval()
-    per_epoch = count_batches(retain_loader)
+    per_epoch = count_batches(retain_loader, "retain_loader")
     total = round(repair.epochs * per_epoch)
-    record = RepairRecord()
+    record = Record()
     retain_loss = forget_loss = 0.0
     forgetting_in_epoch = 0
     with bar(progress) as display:
@@ -85,7 +80,7 @@ def repair_(
                 kept = loss = checked_loss((loss_fn or cross_entropy)(model, batch))
                 gone, samples = None, batch_size(batch)
             if not math.isfinite(float(loss.detach())):
-                raise ValueError(
+                raise DivergedError(
                     f"the repair diverged: the loss is {float(loss.detach())} at step {step}; lower lr ({repair.lr}) "
                     f"or weight ({repair.weight})"
                 )
@@ -119,23 +114,6 @@ def repair_(
                 if back:
                     break
     return record
-
-
-def count_batches(loader: Loader) -> int:
-    """The number of batches of one pass.
-
-    Raises:
-        TypeError: an iterator, which can be read only once.
-        ValueError: no batch.
-    """
-    if isinstance(loader, Iterator):
-        raise TypeError(
-            f"retain_loader must be an iterable that can be read again, like a list or a DataLoader, got {loader!r}"
-        )
-    count = len(loader) if isinstance(loader, Sized) else sum(1 for _ in loader)
-    if count == 0:
-        raise ValueError("retain_loader is empty: there is no data to repair on")
-    return count
 
 
 def _cycle(loader: Loader, steps: int) -> Iterator[Any]:
@@ -188,7 +166,7 @@ class ForgetTerm:
         expected = None
         guided = repair.guided and repair.forget == "unlikelihood"
         if guided or repair.forget == "neighbour" or (repair.stop and heldout_loader is not None):
-            classes = _class_count(model, pairs[0][0])
+            classes = class_count(model, pairs[0][0])
             votes, labels = neighbour_votes(model, retain_loader, classes, repair.neighbours, repair.neighbour_layer)(
                 pairs
             )
@@ -206,7 +184,7 @@ class ForgetTerm:
             return kept, -checked_loss(self._loss_fn(model, batch)), batch_size(retain_batch) + batch_size(batch)
         x, y = (part.to(self._device) for part in x_and_y(retain_batch))
         chosen = torch.tensor(self._next(self._size, len(self._y)), device=self._device)
-        logits = model(torch.cat([x, self._x[chosen]]))
+        logits = one_tensor(model(torch.cat([x, self._x[chosen]])))
         kept = checked_loss(F.cross_entropy(logits[: len(y)], y))
         return kept, self._on_logits(logits[len(y) :], chosen), len(y) + len(chosen)
 
@@ -244,18 +222,3 @@ class ForgetTerm:
             return False
         self._checked += 1
         return self._stop.reached(model, [(self._x, self._y)])
-
-
-@torch.no_grad()
-def _class_count(model: nn.Module, x: Tensor) -> int:
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        logits = model(x[:1].to(device_of(model)))
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"a forget term needs a model that returns logits of shape (batch, classes), got {found}")
-    return logits.shape[1]

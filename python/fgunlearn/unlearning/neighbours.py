@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
-from fgunlearn.batches import Loader, device_of, evaluation_mode, x_and_y
+from fgunlearn.batches import Loader, device_of, evaluation_mode, moved, x_and_y
+from fgunlearn.features import uncalled_layers
 
 _FEATURES = 4096  # per sample at most: pictures' features are averaged over squares until they fit
 _TEMPERATURE = 0.05  # of the votes' weights, in units of cosine similarity
@@ -28,8 +29,9 @@ def early_layer(model: nn.Module) -> str:
     Raises:
         ValueError: the model has none.
     """
+    uncalled = uncalled_layers(model)
     for name, module in model.named_modules():
-        if isinstance(module, (_ConvNd, nn.Linear)):
+        if isinstance(module, (_ConvNd, nn.Linear)) and module not in uncalled:
             return name
     raise ValueError("forget='neighbour' needs a model with a convolution or linear layer to take features from")
 
@@ -40,6 +42,9 @@ def features(model: nn.Module, loader: Loader, layer: str) -> tuple[Tensor, Tens
 
     Returns:
         float32 (samples, features) and int64 (samples,).
+
+    Raises:
+        ValueError: an empty loader; a layer that the forward pass does not reach.
     """
     taken: list[Tensor] = []
 
@@ -55,9 +60,11 @@ def features(model: nn.Module, loader: Loader, layer: str) -> tuple[Tensor, Tens
             for batch in loader:
                 x, y = x_and_y(batch)
                 try:
-                    model(x.to(device))
+                    model(moved(x, device))
                 except _Reached:
                     labels.append(y.to(device))
+                else:
+                    raise ValueError(f"layer {layer!r} is not reached by the model's forward pass")
     finally:
         handle.remove()
     if not labels:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Schedule = Literal["constant", "linear", "cosine", "onecycle"]
+from fgunlearn.arguments import check_choice, check_count, check_number
+from fgunlearn.unlearning.schedule import Schedule, check_schedule, learning_rate
+
 Forget = Literal["none", "ascent", "unlikelihood", "random_label", "neighbour"]
 
 
@@ -66,53 +67,22 @@ class Repair:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_choice(self.schedule, get_args(Schedule), "schedule")
-        _check_choice(self.forget, get_args(Forget), "forget")
-        _check_choice(self.update, ("selection", "all"), "update")
-        _check_choice(self.batch_norm, ("train", "eval"), "batch_norm")
-        _check_number(self.epochs, "epochs", low=0.0)
-        _check_number(self.lr, "lr", low=0.0, above=True)
-        _check_number(self.momentum, "momentum", low=0.0)
-        _check_number(self.weight_decay, "weight_decay", low=0.0)
-        _check_number(self.weight, "weight", low=0.0, above=True)
-        _check_number(self.forget_share, "forget_share", low=0.0, high=1.0)
-        _check_number(self.warmup, "warmup", low=0.0, high=1.0)
-        if self.warmup >= 1.0:
-            raise ValueError(f"warmup must be below 1, got {self.warmup}")
-        _check_count(self.neighbours, "neighbours")
+        check_choice(self.forget, get_args(Forget), "forget")
+        check_choice(self.update, ("selection", "all"), "update")
+        check_choice(self.batch_norm, ("train", "eval"), "batch_norm")
+        check_number(self.epochs, "epochs", low=0.0)
+        check_number(self.lr, "lr", low=0.0, above=True)
+        check_number(self.momentum, "momentum", low=0.0)
+        check_number(self.weight_decay, "weight_decay", low=0.0)
+        check_number(self.weight, "weight", low=0.0, above=True)
+        check_number(self.forget_share, "forget_share", low=0.0, high=1.0)
+        check_schedule(self.schedule, self.warmup)
+        check_count(self.neighbours, "neighbours")
         if self.forget_batch is not None:
-            _check_count(self.forget_batch, "forget_batch")
+            check_count(self.forget_batch, "forget_batch")
         if self.retain_loss is not None:
-            _check_number(self.retain_loss, "retain_loss", low=0.0)
+            check_number(self.retain_loss, "retain_loss", low=0.0)
 
     def learning_rate(self, progress: float) -> float:
         """The learning rate after the share ``progress`` of the steps, in [0, 1)."""
-        if self.schedule == "constant":
-            return self.lr
-        if self.schedule == "linear":
-            return self.lr * (1.0 - progress)
-        if self.schedule == "cosine":
-            return self.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
-        if progress < self.warmup:
-            return self.lr * progress / self.warmup
-        return self.lr * (1.0 - progress) / (1.0 - self.warmup)
-
-
-def _check_choice(value: object, allowed: tuple[object, ...], argument: str) -> None:
-    if value not in allowed:
-        raise ValueError(f"{argument} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
-
-
-def _check_count(value: object, argument: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{argument} must be an int, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{argument} must be >= 1, got {value}")
-
-
-def _check_number(value: object, argument: str, *, low: float, high: float = math.inf, above: bool = False) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{argument} must be a number, got {value!r}")
-    if not math.isfinite(value) or value < low or value > high or (above and value == low):
-        upper = "" if math.isinf(high) else f" and at most {high:g}"
-        raise ValueError(f"{argument} must be {'>' if above else '>='} {low:g}{upper}, got {value}")
+        return learning_rate(self.schedule, self.lr, progress, self.warmup)

@@ -13,7 +13,8 @@ from torch import Tensor
 from fgunlearn import machine, ops
 from fgunlearn.experiment.degree import trial
 from fgunlearn.experiment.degree.settings import SETTINGS
-from fgunlearn.experiment.results import mean_and_deviation
+from fgunlearn.experiment.rank_correlation import check_scipy
+from fgunlearn.experiment.results import merged
 from fgunlearn.experiment.tasks import run_tasks
 from fgunlearn.experiment.training import Training
 
@@ -54,7 +55,7 @@ def run(study: Study, progress: bool = True) -> tuple[dict[str, Any], dict[str, 
     for name, given in (("settings", study.settings), ("seeds", study.seeds)):
         if not given:
             raise ValueError(f"{name} must hold at least one, got {given!r}")
-    trial.check_scipy()
+    check_scipy()
     start = time.perf_counter()
 
     def tasks_on(source: str) -> list[trial.Task]:
@@ -88,22 +89,10 @@ def summarise(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Intervals are not averaged: what is kept of them is for how many seeds they exclude 0.
     """
     return {
-        "shifts": [_merged([r["shifts"][i] for r in runs]) for i in range(len(runs[0]["shifts"]))],
-        "methods": [_merged([r["methods"][i] for r in runs]) for i in range(len(runs[0]["methods"]))],
-        "correlation": _merged([r["correlation"] for r in runs]),
-        "iid": _merged([r["iid"] for r in runs]),
+        "shifts": [merged([r["shifts"][i] for r in runs]) for i in range(len(runs[0]["shifts"]))],
+        "methods": [merged([r["methods"][i] for r in runs]) for i in range(len(runs[0]["methods"]))],
+        "correlation": merged([r["correlation"] for r in runs]),
+        "iid": merged([r["iid"] for r in runs]),
         "sizes": runs[0]["sizes"],
         "seeds": len(runs),
     }
-
-
-def _merged(found: Sequence[Any]) -> Any:
-    first = found[0]
-    if isinstance(first, dict) and first.keys() == {"value", "low", "high"}:
-        values = mean_and_deviation([f["value"] for f in found])
-        return {**values, "excludes_zero": sum(f["low"] > 0 or f["high"] < 0 for f in found)}
-    if isinstance(first, dict):
-        return {key: _merged([f[key] for f in found]) for key in first}
-    if isinstance(first, (int, float)):
-        return mean_and_deviation([float(f) for f in found])
-    return first

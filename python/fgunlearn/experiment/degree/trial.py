@@ -15,6 +15,7 @@ from fgunlearn.experiment.data import Batches
 from fgunlearn.experiment.degree import models, settings, shifts
 from fgunlearn.experiment.degree.models import RETRAINED, RETRAINED_AGAIN, Models
 from fgunlearn.experiment.degree.shifts import GAN, NOISE, PLAIN, Noise
+from fgunlearn.experiment.rank_correlation import spearman
 from fgunlearn.experiment.scenarios import Scenario
 from fgunlearn.features import features_of
 from fgunlearn.metrics.accuracy import logits_and_labels
@@ -174,27 +175,6 @@ def _correlations(methods: Sequence[dict[str, Any]], shift: str) -> dict[str, fl
     others = [name for name in net if name != RETRAINED]
     found = {}
     for kind, of in (("acc", net), ("loss", net_loss)):
-        found[f"deep_{kind}"] = _spearman([of[n] for n in ORDERED], [-distance[n] for n in ORDERED])
-        found[f"near_{kind}"] = _spearman([abs(of[n] - of[RETRAINED]) for n in others], [distance[n] for n in others])
+        found[f"deep_{kind}"] = spearman([of[n] for n in ORDERED], [-distance[n] for n in ORDERED])
+        found[f"near_{kind}"] = spearman([abs(of[n] - of[RETRAINED]) for n in others], [distance[n] for n in others])
     return found
-
-
-def check_scipy() -> None:
-    """That scipy can be imported.
-
-    Raises:
-        ImportError: it can't; the message says what to install.
-    """
-    try:
-        import scipy.stats  # noqa: F401
-    except ImportError as error:
-        raise ImportError("the study's rank correlations need scipy: pip install 'fgunlearn[eval]'") from error
-
-
-def _spearman(a: Sequence[float], b: Sequence[float]) -> float:
-    a, b = ([round(value, 12) for value in values] for values in (a, b))  # equal but for rounding is a tie
-    if len(set(a)) < 2 or len(set(b)) < 2:
-        return float("nan")
-    from scipy.stats import spearmanr
-
-    return float(spearmanr(a, b).statistic)

@@ -1,0 +1,244 @@
+"""A comparison: requests, seeds, methods; what is finished stays finished, and what comes out over the seeds."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import datetime
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fgunlearn import machine, ops
+from fgunlearn.experiment.compare import trial
+from fgunlearn.experiment.compare.entries import Entry, all_methods
+from fgunlearn.experiment.compare.trial import Task
+from fgunlearn.experiment.requests import Request
+from fgunlearn.experiment.results import merged, read_json, write_json
+from fgunlearn.experiment.tasks import run_tasks
+from fgunlearn.experiment.training import Training
+from fgunlearn.files import replacing
+from fgunlearn.metrics import ATTACKS
+
+DEFAULT_SEEDS = (100, 101, 102)
+"""Seeds that nothing was tuned on."""
+
+LIMITS = {"accuracy gap": 0.01, "MIA gap": 0.02, "average gap": 1.0, "tug of war": 0.97}
+"""What an unlearned model has to keep to, means over seeds: |accuracy - retrained| on each part, |AUC - retrained| of
+the loss attack, points, and the least tug of war."""
+
+RESULTS, TABLE, REPORT, SETTINGS = "results.json", "results.csv", "report.html", "comparison.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What to run.
+
+    Attributes:
+        source: data, see :func:`fgunlearn.experiment.data.read`.
+        requests: what is to be forgotten, one at a time.
+        entries: by which methods.
+        seeds: each gives a split, a source and a retrained model of its own.
+        training: of source and retrained models.
+        limit: use at most this many training images.
+        gan: arguments of :class:`fgunlearn.SPDGAN` that differ from its defaults, but for the seed.
+        relearn: measure relearn times.
+        jobs: worker processes of one thread each; 0 for one per core.
+    """
+
+    source: str = "digits"
+    requests: Sequence[Request] = (Request("random"), Request("class"), Request("mislabel"))
+    entries: Sequence[Entry] = tuple(all_methods())
+    seeds: Sequence[int] = DEFAULT_SEEDS
+    training: Training = dataclasses.field(default_factory=Training)
+    limit: int | None = None
+    gan: dict[str, Any] = dataclasses.field(default_factory=dict)
+    relearn: bool = True
+    jobs: int = 0
+
+
+class OtherExperimentError(ValueError):
+    """The output folder holds the results of another experiment."""
+
+
+def run(comparison: Comparison, folder: Path, progress: bool = True) -> dict[str, Any]:
+    """Runs what is not finished in the folder, and writes ``results.json`` and ``results.csv`` there.
+
+    Each finished row is a file in the folder; so after Ctrl-C, a full disk or a power cut the same call goes on where
+    it was. Methods, requests and seeds may be added later; data and training may not change.
+
+    Returns:
+        What ``results.json`` holds.
+
+    Raises:
+        OtherExperimentError: the folder is another experiment's.
+        ValueError: nothing to run; a class or rows that the data does not have.
+        OSError: the folder can't be written; what is finished stays.
+    """
+    for name, given in (
+        ("requests", comparison.requests),
+        ("entries", comparison.entries),
+        ("seeds", comparison.seeds),
+    ):
+        if not given:
+            raise ValueError(f"{name} must hold at least one, got {given!r}")
+    _claim(comparison, folder)
+    start = time.perf_counter()
+    _, jobs = run_tasks(
+        trial.run, lambda source: tasks_of(comparison, folder, source), comparison.source, comparison.jobs, progress
+    )
+    rows = [row for task in tasks_of(comparison, folder, comparison.source) for row in trial.finished(task) or []]
+    results = {
+        "fgunlearn": ops.BUILD_INFO["version"],
+        "date": datetime.date.today().isoformat(),
+        "machine": {**machine.describe(), "processes": jobs},
+        "configuration": _configuration(comparison),
+        "limits": LIMITS,
+        "seconds": time.perf_counter() - start,
+        "rows": rows,
+        "summary": [
+            _summary(request, [r for r in rows if r["scenario"] == request.name]) for request in comparison.requests
+        ],
+    }
+    write_json(results, folder / RESULTS)
+    _write_table(results, folder / TABLE)
+    return results
+
+
+def tasks_of(comparison: Comparison, folder: Path, source: str) -> list[Task]:
+    """One task for every request and seed."""
+    return [
+        Task(
+            source=source,
+            request=request,
+            seed=seed,
+            entries=tuple(comparison.entries),
+            training=comparison.training,
+            folder=folder,
+            limit=comparison.limit,
+            gan=comparison.gan,
+            relearn=comparison.relearn,
+        )
+        for request in comparison.requests
+        for seed in comparison.seeds
+    ]
+
+
+def _claim(comparison: Comparison, folder: Path) -> None:
+    """Makes the folder this experiment's, if it is nobody's."""
+    mine = json.loads(
+        json.dumps(
+            {
+                "data": comparison.source.partition(":")[0],
+                "training": dataclasses.asdict(comparison.training),
+                "limit": comparison.limit,
+            }
+        )
+    )
+    theirs = read_json(folder / SETTINGS)
+    if theirs is None:
+        if folder.is_dir() and any(folder.iterdir()):
+            raise OtherExperimentError(
+                f"{folder} holds files that are not a comparison's: name an empty or a new folder"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(mine, folder / SETTINGS)
+        return
+    for name, value in mine.items():
+        if theirs.get(name) != value:
+            raise OtherExperimentError(
+                f"{folder} holds another experiment: its {name} is {theirs.get(name)!r}, and not {value!r}"
+            )
+
+
+def _configuration(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "source": comparison.source.partition(":")[0],  # where the data lies is nobody's business but its owner's
+        "requests": [{"name": request.name, "title": request.title} for request in comparison.requests],
+        "entries": [entry.name for entry in comparison.entries],
+        "seeds": list(comparison.seeds),
+        "training": dataclasses.asdict(comparison.training),
+        "limit": comparison.limit,
+        "gan": dataclasses.asdict(comparison)["gan"],
+    }
+
+
+def _summary(request: Request, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and deviation over the seeds of every figure of every model, and whether a method keeps to the limits.
+
+    The best of this package's methods is the one with the smallest average gap among those that keep to the limits, or
+    among all if none does; likewise the best of the others, retraining left out.
+    """
+    summaries = []
+    for name in dict.fromkeys(row["name"] for row in rows):
+        same = [{k: v for k, v in row.items() if k not in _NOT_MERGED} for row in rows if row["name"] == name]
+        summary = merged(same)
+        failed = [row["failed"] for row in rows if row["name"] == name and "failed" in row]
+        if failed:  # a mean over the seeds that went well would flatter it
+            summary = {k: v for k, v in same[0].items() if k in _ABOUT} | {"failed": failed[0], "failures": len(failed)}
+        elif "method" in summary:
+            summary["met"] = _met(summary)
+        summaries.append(summary)
+    candidates = [s for s in summaries if "met" in s and s["method"] != "retrain"]
+    best = {
+        which: _best([s for s in candidates if s["ours"] is ours])
+        for which, ours in (("ours", True), ("others", False))
+    }
+    return {
+        "scenario": request.name,
+        "title": request.title,
+        "seeds": len({r["seed"] for r in rows}),
+        "best": best,
+        "rows": summaries,
+    }
+
+
+_ABOUT = ("scenario", "name", "method", "ours")
+_NOT_MERGED = ("history", "scores", "options", "phases", "seed", "sizes")
+
+
+def _met(summary: dict[str, Any]) -> dict[str, bool]:
+    gaps = [abs(summary[f"gap_{part}"]["mean"]) for part in ("forget", "retain", "test")]
+    return {
+        "accuracy gap": max(gaps) <= LIMITS["accuracy gap"] + 1e-12,
+        "MIA gap": abs(summary["gap_mia"]["mean"]) <= LIMITS["MIA gap"],
+        "average gap": summary["average_gap"]["mean"] <= LIMITS["average gap"],
+        "tug of war": summary["tug_of_war"]["mean"] >= LIMITS["tug of war"],
+    }
+
+
+def _best(candidates: Sequence[dict[str, Any]]) -> str | None:
+    fitting = [s for s in candidates if all(s["met"].values())]
+    if not candidates:
+        return None
+    return str(min(fitting or candidates, key=lambda s: s["average_gap"]["mean"])["name"])
+
+
+_COLUMNS = (
+    *("scenario", "seed", "name"),
+    *(f"accuracy_{part}" for part in ("forget", "retain", "test")),
+    *("forgetting_rate", "memory_retention_rate", "average_gap", "tug_of_war", "gap_mia", "gap_mia_worst"),
+    *("nomus", "js_divergence", "agreement", "relative_l2", "cosine", "cka"),
+    *("unlearning_degree", "unlearning_degree_loss", "relearn_ratio"),
+    *("seconds", "acceleration", "predicted_acceleration", "selected", "changed", "failed"),
+)
+
+
+def _write_table(results: dict[str, Any], path: Path) -> None:
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        attacks = list(ATTACKS)
+        writer.writerow([*_COLUMNS, *(f"mia_{name}_{figure}" for name in attacks for figure in ("auc", "tpr"))])
+        for row in results["rows"]:
+            of_attacks = [
+                row["mia"][name][figure]["value"] if "mia" in row else None
+                for name in attacks
+                for figure in ("auc", "tpr")
+            ]
+            writer.writerow([*(_plain(row.get(column)) for column in _COLUMNS), *of_attacks])
+
+
+def _plain(value: Any) -> Any:
+    return value["value"] if isinstance(value, dict) else value

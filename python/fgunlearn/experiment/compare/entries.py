@@ -1,0 +1,89 @@
+"""What is compared: a method of :mod:`fgunlearn.methods` with options, in words: ``topk:ratio=0.1,score=grad``."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from fgunlearn import methods
+from fgunlearn.experiment.compare.options import DEFAULTS, OURS, RECIPES, recipe_arguments
+from fgunlearn.experiment.training import Training
+
+_GIVEN = ("model", "forget_loader", "retain_loader", "loss_fn", "heldout_loader", "seed", "progress")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method, and the options in which it differs from :data:`~fgunlearn.experiment.compare.options.DEFAULTS`.
+
+    ``options`` are pairs of name and value, sorted by name. Beside the method's own there is "recipe" for this
+    package's methods: "forget_term" (by default) or "perturb_repair", the paper's.
+    """
+
+    method: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """As it is written on the command line."""
+        if not self.options:
+            return self.method
+        return f"{self.method}:{','.join(f'{name}={value}' for name, value in self.options)}"
+
+    @property
+    def ours(self) -> bool:
+        """Whether the method is one of this package's own."""
+        return self.method in OURS
+
+    def arguments(self, training: Training, seed: int) -> dict[str, Any]:
+        """What the method is called with, beside model and loaders."""
+        given = {**DEFAULTS.get(self.method, {}), **dict(self.options)}
+        if self.ours:
+            given = recipe_arguments(given, training, seed)
+        if self.method == "retrain":  # as the models that it is compared with
+            taken = inspect.signature(methods.retrain).parameters
+            same = {k: v for k, v in dataclasses.asdict(training).items() if k in taken}
+            given = {**same, **given}
+        return given
+
+
+def all_methods() -> list[Entry]:
+    """Every method, and Top-K by the paper's recipe as well."""
+    entries = [Entry(name) for name in methods.list()]
+    return [*entries, Entry("topk", (("recipe", "perturb_repair"),))]
+
+
+def parse(spec: str) -> Entry:
+    """An entry from words: a method's name, and after a colon options with commas between them.
+
+    Values are Python's numbers, True, False and None; anything else is a string.
+
+    Raises:
+        ValueError: no such method or option, or an option without a value; the nearest name is suggested.
+    """
+    name, colon, rest = spec.partition(":")
+    taken = inspect.signature(methods.get(name)).parameters
+    known = [option for option in taken if option not in _GIVEN] + (["recipe"] if name in OURS else [])
+    options: dict[str, Any] = {}
+    for part in rest.split(",") if colon else []:
+        option, equals, text = part.partition("=")
+        if not equals or not text:
+            raise ValueError(f"{spec!r}: an option must be NAME=VALUE, got {part!r}")
+        if option not in known:
+            raise ValueError(f"{spec!r}: {name} has no option {option!r}; it has {', '.join(known)}")
+        if option in options:
+            raise ValueError(f"{spec!r}: {option} is given twice")
+        options[option] = _value(text)
+    if options.get("recipe", "forget_term") not in RECIPES:
+        raise ValueError(f"{spec!r}: recipe must be one of {', '.join(RECIPES)}, got {options['recipe']!r}")
+    return Entry(name, tuple(sorted(options.items())))
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

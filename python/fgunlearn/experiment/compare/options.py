@@ -1,0 +1,44 @@
+"""The options that methods are compared with, as data.
+
+All were tuned on digits with seeds 0 and 1, and none of the seeds that are reported. A method's paper gives options for
+hours on a GPU; here each gets the epochs that suit a source trained for 30: see docs/compare.md for what was tried.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from fgunlearn.experiment.training import Training
+from fgunlearn.methods.selective import FORGET_PART, FORGET_TERM, PERTURB_REPAIR
+
+OURS = ("topk", "randomk", "random_topk")
+RECIPES = {"forget_term": FORGET_TERM, "perturb_repair": PERTURB_REPAIR}
+
+_RISE_AND_FALL = {"schedule": "onecycle", "warmup": 0.15}
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "finetune": {"epochs": 4, "lr": 0.8, **_RISE_AND_FALL},
+    "gradient_ascent": {"epochs": 4, "lr": 0.003},
+    "neggrad_plus": {"epochs": 3, "lr": 0.1, "beta": 0.95, **_RISE_AND_FALL},
+    "random_label": {"epochs": 2, "lr": 0.05, "schedule": "linear"},
+    "salun": {"epochs": 2, "lr": 0.05, "schedule": "linear"},
+    "ssd": {"alpha": 9.0},
+    "scrub": {"epochs": 3, "max_epochs": 2, "lr": 0.05, "schedule": "linear"},
+    "l1_sparse": {"epochs": 4, "lr": 0.2, "gamma": 0.002, **_RISE_AND_FALL},
+}
+"""By method: what differs from its own defaults."""
+
+
+def recipe_arguments(given: dict[str, Any], training: Training, seed: int) -> dict[str, Any]:
+    """The arguments of a method of this package, for the recipe that is named in ``given``."""
+    given = dict(given)
+    recipe = RECIPES[given.pop("recipe", "forget_term")]
+    repair = replace(recipe.repair, seed=seed)
+    if repair.forget != "none":
+        # The experiments' model has a better layer to find neighbours by than its first.
+        repair = replace(repair, forget_batch=max(1, training.batch // FORGET_PART), neighbour_layer="stages.0")
+    arguments = {"perturb": recipe.perturb, "repair": repair, **given}
+    if "k" not in given:
+        arguments.setdefault("ratio", recipe.ratio)
+    return arguments

@@ -1,0 +1,170 @@
+"""One task of a comparison: a deletion request and a seed, every method."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fgunlearn import methods, metrics
+from fgunlearn.experiment import costs
+from fgunlearn.experiment.compare.entries import Entry
+from fgunlearn.experiment.measure import EVALUATION_BATCH, Measure
+from fgunlearn.experiment.requests import Request
+from fgunlearn.experiment.results import read_json, write_json
+from fgunlearn.experiment.scenarios import Scenario
+from fgunlearn.experiment.trained import TrainedModels
+from fgunlearn.experiment.training import Training
+from fgunlearn.methods.selective import SCORE
+from fgunlearn.spdgan import SPDGAN
+from fgunlearn.unlearning.result import DivergedError, Result
+
+RETRAIN_SEED = 500  # added to the task's: the reference is another draw, not a copy of the source
+AGAIN_SEED = 700  # and so is the second retrained model, which shows what chance makes of every figure
+SOURCE = "source"
+RETRAINED = "retrained"
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What to run. ``folder`` is where finished results are kept, one file each; ``gan`` the SPDGAN's arguments."""
+
+    source: str
+    request: Request
+    seed: int
+    entries: tuple[Entry, ...]
+    training: Training
+    folder: Path
+    limit: int | None = None
+    gan: dict[str, Any] = dataclasses.field(default_factory=dict)
+    relearn: bool = True
+
+    @property
+    def title(self) -> str:
+        """For a reader."""
+        return f"{self.request.title}, seed {self.seed}"
+
+    def path(self, name: str, options: Any) -> Path:
+        """Where the row of that name is kept: under a hash of all that it is a function of."""
+        given = [name, repr(options), repr(self.training), repr(self.gan), self.limit, self.relearn, self.request.rows]
+        digest = hashlib.sha256(json.dumps(given).encode()).hexdigest()[:12]
+        stem = name.partition(":")[0]
+        return self.folder / "runs" / f"{self.request.name}-seed{self.seed}-{stem}-{digest}.json"
+
+    def paths(self) -> list[tuple[str, Path]]:
+        """Every row's name, in the table's order, and its file."""
+        of_entries = [(entry.name, self.path(entry.name, self.arguments(entry))) for entry in self.entries]
+        return [(name, self.path(name, None)) for name in (SOURCE, RETRAINED)] + of_entries
+
+    def arguments(self, entry: Entry) -> dict[str, Any]:
+        """What the entry's method is called with."""
+        return entry.arguments(self.training, self.seed + (AGAIN_SEED if entry.method == "retrain" else 0))
+
+
+def finished(task: Task) -> list[dict[str, Any]] | None:
+    """The rows of a task that is done; None if one is missing."""
+    rows = [read_json(path) for _, path in task.paths()]
+    return None if any(row is None for row in rows) else [row for row in rows if row is not None]
+
+
+def run(task: Task) -> str:
+    """Runs what is not finished yet, and writes each row as it is there. Returns the task's title."""
+    if finished(task) is not None:
+        return task.title
+    (task.folder / "runs").mkdir(parents=True, exist_ok=True)
+    scenario, classes = task.request.scenario(task.source, task.seed, task.limit)
+    trained = TrainedModels(task.folder / "models")
+    source, source_seconds = trained.train(scenario.train, classes, task.training, task.seed)
+    retrained, seconds = trained.train(scenario.retain, classes, task.training, task.seed + RETRAIN_SEED)
+    forget, train = scenario.forget.batches(EVALUATION_BATCH), scenario.train.batches(EVALUATION_BATCH)
+    gan = SPDGAN(seed=task.seed, **task.gan).fit(source, forget, train)
+    measure = Measure(scenario, source, retrained, gan, seed=task.seed, relearn=task.relearn)
+    about = {
+        "scenario": task.request.name,
+        "seed": task.seed,
+        "sizes": {part: len(getattr(scenario, part)) for part in ("forget", "retain", "heldout", "test")},
+        "parameters": sum(p.numel() for p in source.parameters()),
+    }
+    calibrated: metrics.CostModel | None = None
+    for (name, path), entry in zip(task.paths(), (None, None, *task.entries), strict=True):
+        if read_json(path) is not None:
+            continue
+        row: dict[str, Any] = {**about, "name": name}
+        if entry is None:
+            model, took = (source, source_seconds) if name == SOURCE else (retrained, seconds)
+            row |= {"seconds": took, **({} if name == SOURCE else {"acceleration": 1.0})}
+            row |= measure.of(model)
+        else:
+            calibrated = calibrated or costs.calibrated(source, scenario, task.training, task.seed)
+            row |= _unlearned(task, entry, scenario, source, seconds, calibrated, measure)
+        write_json(row, path)
+    return task.title
+
+
+def _unlearned(
+    task: Task,
+    entry: Entry,
+    scenario: Scenario,
+    source: nn.Module,
+    retrain_seconds: float,
+    calibrated: metrics.CostModel,
+    measure: Measure,
+) -> dict[str, Any]:
+    model = copy.deepcopy(source)
+    batch = task.training.batch
+    arguments = task.arguments(entry)
+    about = {
+        "method": entry.method,
+        "ours": entry.ours,
+        "options": {name: _shown(value) for name, value in arguments.items()},
+    }
+    try:
+        result = methods.get(entry.method)(
+            model,
+            scenario.forget.batches(batch),
+            scenario.retain.batches(batch, seed=task.seed, drop_last=True),
+            heldout_loader=scenario.heldout.batches(EVALUATION_BATCH),
+            seed=task.seed + (AGAIN_SEED if entry.method == "retrain" else 0),
+            **arguments,
+        )
+    except DivergedError as error:
+        return {**about, "failed": str(error)}
+    measured = metrics.acceleration_ratio(retrain_seconds, result.total_seconds)
+    scored = costs.scored_passes(_score_of(entry, arguments))
+    predicted = costs.predicted_acceleration(calibrated, result, scenario, task.training, scored, batch)
+    return {
+        **about,
+        **measure.of(model),
+        "seconds": result.total_seconds,
+        "phases": result.seconds,
+        "acceleration": measured,
+        "predicted_acceleration": predicted,
+        "prediction_error": metrics.CostModel.error(predicted, measured),
+        "history": result.record.history,
+        "steps": result.record.steps,
+        "stopped_forgetting": result.record.stopped_forgetting,
+        "changed": sum(result.changed.values()),
+        **_selected(result),
+    }
+
+
+def _score_of(entry: Entry, arguments: dict[str, Any]) -> str | None:
+    """By what a method ranks coordinates before its first step, if it does."""
+    if entry.method == "salun":
+        return "grad"
+    return arguments.get("score", SCORE) if entry.method in ("topk", "random_topk") else None
+
+
+def _selected(result: Result) -> dict[str, Any]:
+    if result.selection is None:
+        return {"selected": None, "density": None}
+    return {"selected": result.selection.k, "density": result.selection.density()}
+
+
+def _shown(value: Any) -> Any:
+    return value if isinstance(value, (int, float, str, bool, type(None))) else repr(value)

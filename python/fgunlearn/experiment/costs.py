@@ -1,0 +1,59 @@
+"""What retraining and unlearning should cost on this machine, from the times of a few batches."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import nn
+
+from fgunlearn import metrics
+from fgunlearn.experiment import training as trainings
+from fgunlearn.experiment.scenarios import Scenario
+from fgunlearn.experiment.training import Training
+from fgunlearn.methods.selective import PERTURB_REPAIR
+from fgunlearn.optim import SparseOptimizer
+from fgunlearn.perturb import matched_parameters
+from fgunlearn.selection import RandomK
+from fgunlearn.selection.selection import Selection
+from fgunlearn.unlearning.result import Result
+
+_FORWARD = 1.0 / 3.0  # of a gradient: backward costs about twice as much as forward
+
+
+def calibrated(source: nn.Module, scenario: Scenario, training: Training, seed: int) -> metrics.CostModel:
+    """Times of a gradient, a dense and a sparse step, on a copy of the model."""
+    model = copy.deepcopy(source)
+    dense = trainings.sgd(model, training)
+    selection: Selection = RandomK(PERTURB_REPAIR.ratio, seed=seed).choose(
+        {name: p.detach() for name, p in model.named_parameters()}, None
+    )
+    matched_parameters(model, selection)
+    sparse = SparseOptimizer(trainings.sgd(model, training), selection)
+    return metrics.calibrate(model, scenario.retain.batches(training.batch, drop_last=True), dense, sparse)
+
+
+def predicted_acceleration(
+    costs: metrics.CostModel, result: Result, scenario: Scenario, training: Training, scored: float, batch: int
+) -> float:
+    """Retraining's predicted time over unlearning's.
+
+    Args:
+        costs: of one batch of training.
+        result: of the unlearning: its steps, and the samples that they took.
+        scenario: the data.
+        training: how the models are trained.
+        scored: passes over D_u, forward and backward, before the first step.
+        batch: of the unlearning.
+    """
+    gradients = scored * -(-len(scenario.forget) // batch)
+    if "forget setup" in result.seconds:  # the votes look at all samples once, forwards
+        gradients += _FORWARD * (len(scenario.forget) + len(scenario.retain)) / batch
+    steps, samples = result.record.steps, result.record.samples
+    retraining = costs.retrain_seconds(training.epochs * (len(scenario.retain) // training.batch))
+    step = costs.dense_step_seconds if result.selection is None else costs.sparse_step_seconds
+    return retraining / ((gradients + samples / training.batch) * costs.gradient_seconds + steps * step)
+
+
+def scored_passes(score: str | None) -> float:
+    """Passes over as many samples as D_u has that a score takes."""
+    return 0.0 if score is None else 2.0 if score == "fisher_ratio" else 1.0

@@ -1,0 +1,88 @@
+"""Models that are trained once: kept in a folder, under a hash of everything that they are a function of."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from fgunlearn import machine
+from fgunlearn.experiment.data import Samples
+from fgunlearn.experiment.training import Training, train
+from fgunlearn.files import replacing
+
+
+class TrainedModels:
+    """Trains models, or reads those that were trained before on the same data, in the same way, on such a machine.
+
+    Args:
+        folder: where they are kept; made if it is not there. None to keep nothing.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+
+    def train(
+        self,
+        samples: Samples,
+        classes: int,
+        training: Training,
+        seed: int,
+        tick: Callable[[], None] = lambda: None,
+    ) -> tuple[nn.Module, float]:
+        """A model in eval mode, and the seconds its training took; see :func:`fgunlearn.experiment.training.train`.
+
+        A damaged file is trained anew and replaced.
+
+        Raises:
+            OSError: the folder can't be written.
+        """
+        if self._folder is None:
+            return train(samples, classes, training, seed, tick)
+        path = self._folder / f"{key_of(samples, classes, training, seed)}.safetensors"
+        model = training.new_model(samples, classes, seed)
+        seconds = _read(path, model)
+        if seconds is None:
+            model, seconds = train(samples, classes, training, seed, tick)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+            with replacing(path) as temporary:
+                save_file(state, temporary, {"seconds": repr(seconds)})
+        return model.eval(), seconds
+
+
+def key_of(samples: Samples, classes: int, training: Training, seed: int) -> str:
+    """Hexadecimal hash of the data, the recipe and the seed; and of the machine, for the seconds are kept as well."""
+    there = machine.describe()
+    recipe = {
+        "training": dataclasses.asdict(training),
+        "classes": classes,
+        "seed": seed,
+        "machine": [there[part] for part in ("processor", "cores", "torch")],
+        "threads": torch.get_num_threads(),
+    }
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
+    for tensor in (samples.images, samples.labels, samples.mean, samples.std):
+        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()[:32]
+
+
+def _read(path: Path, model: nn.Module) -> float | None:
+    """Loads the weights, and returns the seconds that they took; None where there is no such file, or a damaged one."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            seconds = float((file.metadata() or {})["seconds"])
+        model.load_state_dict(load_file(path))
+    except (SafetensorError, KeyError, ValueError, RuntimeError):
+        return None
+    return seconds

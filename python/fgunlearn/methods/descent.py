@@ -1,0 +1,219 @@
+"""The loop that most methods share: SGD over epochs, each of one or more passes over a loader."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fgunlearn import ops
+from fgunlearn.arguments import check_count, check_number, check_seed
+from fgunlearn.batches import Loader, LossFunction, batch_size, checked_loss, count_batches, cross_entropy, device_of
+from fgunlearn.optim import SparseOptimizer
+from fgunlearn.parameters import trainable
+from fgunlearn.progress import bar
+from fgunlearn.unlearning.changing import timed
+from fgunlearn.unlearning.result import DivergedError, Record, Result
+from fgunlearn.unlearning.schedule import Schedule, check_schedule, learning_rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Descent:
+    """SGD, as data.
+
+    Args:
+        epochs: how many, >= 1.
+        lr: the largest learning rate, > 0.
+        momentum: of SGD, >= 0.
+        nesterov: of SGD; only with momentum.
+        weight_decay: of SGD, >= 0.
+        schedule: "constant", "linear", "cosine" or "onecycle", as in :class:`fgunlearn.Repair`.
+        warmup: share of the steps, in [0, 1); "onecycle" only.
+
+    Raises:
+        TypeError, ValueError: argument and value are named.
+    """
+
+    epochs: int
+    lr: float
+    momentum: float
+    nesterov: bool = False
+    weight_decay: float
+    schedule: Schedule
+    warmup: float = 0.3
+
+    def __post_init__(self) -> None:
+        check_count(self.epochs, "epochs")
+        check_number(self.lr, "lr", low=0.0, above=True)
+        check_number(self.momentum, "momentum", low=0.0)
+        check_number(self.weight_decay, "weight_decay", low=0.0)
+        check_schedule(self.schedule, self.warmup)
+
+    def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.SGD:
+        """The optimizer of these parameters, its learning rate still to be set."""
+        return torch.optim.SGD(
+            parameters,
+            lr=self.lr,
+            momentum=self.momentum,
+            nesterov=self.nesterov and self.momentum > 0,
+            weight_decay=self.weight_decay,
+            fused=True,  # the fastest there is: methods are compared by time
+        )
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What one step minimises, ``loss``; how many samples it took; and for the record its parts on D_r and D_u."""
+
+    loss: Tensor
+    samples: int
+    retain: Tensor | None = None
+    forget: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Once over a loader of ``batches`` batches, a step each, on what ``terms(batch, done)`` says.
+
+    ``argument`` is the loader's name in errors; ``done`` is the share of all steps of the descent taken before.
+    """
+
+    loader: Loader
+    argument: str
+    batches: int
+    terms: Callable[[Any, float], Terms]
+
+    @classmethod
+    def over(cls, loader: Loader, argument: str, terms: Callable[[Any, float], Terms]) -> Pass:
+        """Over all batches that the loader has.
+
+        Raises:
+            TypeError, ValueError: it can't be read again and again, or is empty.
+        """
+        return cls(loader, argument, count_batches(loader, argument), terms)
+
+
+def checked(model: nn.Module, loss_fn: LossFunction | None, seed: int) -> LossFunction:
+    """What every method checks: a model with parameters to train, and a seed. Returns the loss to use.
+
+    Raises:
+        TypeError, ValueError: argument and value are named.
+    """
+    trainable(model)
+    check_seed(seed)
+    if loss_fn is not None and not callable(loss_fn):
+        raise TypeError(f"loss_fn must be a function of model and batch, or None, got {loss_fn!r}")
+    return cross_entropy if loss_fn is None else loss_fn
+
+
+def retain_terms(model: nn.Module, loss_fn: LossFunction) -> Callable[[Any, float], Terms]:
+    """The plain loss on a batch of D_r."""
+
+    def terms(batch: Any, done: float) -> Terms:
+        loss = checked_loss(loss_fn(model, batch))
+        return Terms(loss, batch_size(batch), retain=loss)
+
+    return terms
+
+
+def endlessly(loader: Loader, argument: str) -> Iterator[Any]:
+    """The batches of the loader again and again.
+
+    Raises:
+        ValueError: a pass had none; the loader is called ``argument``.
+    """
+    while True:
+        yield from _some(loader, argument)
+
+
+def _some(loader: Iterable[Any], argument: str) -> Iterator[Any]:
+    """The batches of one pass, of which there must be one: without this, a used-up loader would mean no training."""
+    nothing = True
+    for batch in loader:
+        nothing = False
+        yield batch
+    if nothing:
+        raise ValueError(f"{argument} gave no batch when it was read again")
+
+
+def descend(
+    result: Result, descent: Descent, epochs: Sequence[Sequence[Pass]], *, phase: str, progress: bool = False
+) -> None:
+    """Takes the steps, in train mode; only the result's selection moves, if it has one.
+
+    Writes time and history to the result. For the inside of
+    :func:`fgunlearn.unlearning.changing.changing`, which puts everything back after an error.
+
+    Args:
+        result: whose model is trained.
+        descent: the options of SGD.
+        epochs: the passes of each epoch.
+        phase: the name of this work in ``result.seconds``.
+        progress: show a progress bar on a terminal.
+
+    Raises:
+        DivergedError: a loss or a parameter became NaN or infinite.
+    """
+    model, record = result.model, result.record
+    parameters = trainable(model)
+    total = sum(each.batches for passes in epochs for each in passes)
+    with timed(result.seconds, phase, device_of(model)), bar(progress) as display:
+        sgd = descent.optimizer(parameters.values())
+        optimizer = sgd if result.selection is None else SparseOptimizer(sgd, result.selection, model=model)
+        model.train()
+        task = display.add_task(phase, total=total)
+        for passes in epochs:
+            means = _Means()
+            for each in passes:
+                # No more than was counted: the schedule ends there.
+                for batch in _some(itertools.islice(each.loader, each.batches), each.argument):
+                    done = record.steps / total
+                    lr = learning_rate(descent.schedule, descent.lr, done + 0.5 / total, descent.warmup)
+                    for group in optimizer.param_groups:
+                        group["lr"] = lr
+                    optimizer.zero_grad(set_to_none=True)
+                    terms = each.terms(batch, done)
+                    _check_finite(float(terms.loss.detach()), record.steps, descent)
+                    terms.loss.backward()
+                    optimizer.step()
+                    means.add(terms, record)
+                    display.advance(task)
+            record.history.append(
+                {"epoch": len(record.history) + 1, **means.row(), "learning_rate": optimizer.param_groups[0]["lr"]}
+            )
+        counts = ops.count_nonfinite([p.detach() for p in parameters.values()]).tolist()
+        for name, count in zip(parameters, counts, strict=True):
+            if count:
+                raise DivergedError(
+                    f"it diverged: {name!r} has {count} NaN or infinite values; lower lr ({descent.lr})"
+                )
+
+
+class _Means:
+    """The mean losses of an epoch."""
+
+    def __init__(self) -> None:
+        self._sums = {"retain_loss": 0.0, "forget_loss": 0.0}
+        self._counts = dict.fromkeys(self._sums, 0)
+
+    def add(self, terms: Terms, record: Record) -> None:
+        record.steps += 1
+        record.samples += terms.samples
+        record.forget_steps += terms.forget is not None
+        for part, loss in (("retain_loss", terms.retain), ("forget_loss", terms.forget)):
+            if loss is not None:
+                self._sums[part] += float(loss.detach())
+                self._counts[part] += 1
+
+    def row(self) -> dict[str, float | None]:
+        return {part: self._sums[part] / count if count else None for part, count in self._counts.items()}
+
+
+def _check_finite(loss: float, step: int, descent: Descent) -> None:
+    if not math.isfinite(loss):
+        raise DivergedError(f"it diverged: the loss is {loss} at step {step}; lower lr ({descent.lr})")

@@ -1,0 +1,77 @@
+"""NegGrad+: down the loss of the remaining data and up that of the forget data, in the same step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from fgunlearn.arguments import check_number
+from fgunlearn.batches import Loader, LossFunction, batch_size, checked_loss, count_batches
+from fgunlearn.methods.descent import Descent, Pass, Terms, checked, descend, endlessly
+from fgunlearn.unlearning.changing import changing
+from fgunlearn.unlearning.result import Result
+from fgunlearn.unlearning.schedule import Schedule
+
+
+def neggrad_plus(
+    model: nn.Module,
+    forget_loader: Loader,
+    retain_loader: Loader,
+    *,
+    beta: float = 0.95,
+    epochs: int = 5,
+    lr: float = 0.01,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    schedule: Schedule = "constant",
+    warmup: float = 0.3,
+    loss_fn: LossFunction | None = None,
+    heldout_loader: Loader | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> Result:
+    """SGD on ``beta * loss(D_r) - (1 - beta) * loss(D_u)`` over all parameters.
+
+    A step takes one batch of each, in two forward passes; D_u starts over as often as D_r needs it.
+
+    Source: Kurmanji, Triantafillou, Hayes and Triantafillou, "Towards unbounded machine unlearning", NeurIPS 2023,
+    arXiv 2302.09880, where it is the strong baseline and beta is tuned for each task.
+
+    Args:
+        model: parameters that require grad take part.
+        forget_loader: D_u.
+        retain_loader: D_r.
+        beta: weight of the loss on D_r, in [0, 1].
+        epochs: passes over D_r.
+        lr: the largest learning rate.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        schedule: "constant", "linear", "cosine" or "onecycle".
+        warmup: of "onecycle".
+        loss_fn: see :mod:`fgunlearn.methods`.
+        heldout_loader: not read.
+        seed: nothing is drawn.
+        progress: show a progress bar on a terminal.
+
+    Raises:
+        TypeError, ValueError: what is wrong with which argument; it diverged.
+    """
+    check_number(beta, "beta", low=0.0, high=1.0)
+    descent = Descent(
+        epochs=epochs, lr=lr, momentum=momentum, weight_decay=weight_decay, schedule=schedule, warmup=warmup
+    )
+    of = checked(model, loss_fn, seed)
+    count_batches(forget_loader, "forget_loader")
+    gone = endlessly(forget_loader, "forget_loader")
+
+    def both(batch: Any, done: float) -> Terms:
+        other = next(gone)
+        retain, forget = checked_loss(of(model, batch)), -checked_loss(of(model, other))
+        samples = batch_size(batch) + batch_size(other)
+        return Terms(beta * retain + (1.0 - beta) * forget, samples, retain, forget)
+
+    joint = Pass.over(retain_loader, "retain_loader", both)
+    with changing(model) as result:
+        descend(result, descent, [[joint]] * epochs, phase="neggrad", progress=progress)
+    return result

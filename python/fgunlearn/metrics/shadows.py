@@ -1,0 +1,260 @@
+"""Shadow models: the same training over and over, each time on another part of the samples, side by side."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+from torch.nn import functional as F
+
+from fgunlearn.batches import device_of
+from fgunlearn.metrics.accuracy import checked_logits
+from fgunlearn.metrics.outputs import Outputs
+from fgunlearn.progress import track
+from fgunlearn.seeding import seeded
+
+_EVALUATION_BATCH = 256
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShadowTraining:
+    """SGD whose learning rate rises linearly and falls linearly to 0. Make it the training of the model attacked.
+
+    Args:
+        epochs: passes over a shadow's samples.
+        batch: samples per step.
+        lr: the largest learning rate.
+        momentum: of SGD, with Nesterov where above 0.
+        weight_decay: of SGD.
+        warmup: share of the steps in which the learning rate rises, in [0, 1).
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+
+    epochs: int = 30
+    batch: int = 32
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup: float = 0.3
+
+    def __post_init__(self) -> None:
+        for argument in ("epochs", "batch", "lr"):
+            if not getattr(self, argument) > 0:
+                raise ValueError(f"{argument} must be > 0, got {getattr(self, argument)}")
+        for argument in ("momentum", "warmup"):
+            if not 0.0 <= getattr(self, argument) < 1.0:
+                raise ValueError(f"{argument} must be in [0, 1), got {getattr(self, argument)}")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay must be >= 0, got {self.weight_decay}")
+
+    def learning_rate(self, progress: float) -> float:
+        """The learning rate after the share ``progress`` of the steps, in [0, 1]."""
+        if progress < self.warmup:
+            return self.lr * progress / self.warmup
+        return self.lr * (1.0 - progress) / (1.0 - self.warmup)
+
+
+def half_memberships(shadows: int, samples: int, seed: int = 0) -> Tensor:
+    """bool (shadows, samples): every sample in exactly half of the shadow models, another half for each.
+
+    Raises:
+        ValueError: shadows that are odd or below 2, samples below 1.
+    """
+    if shadows < 2 or shadows % 2:
+        raise ValueError(f"shadows must be even and >= 2, got {shadows}")
+    if samples < 1:
+        raise ValueError(f"samples must be >= 1, got {samples}")
+    order = torch.rand(shadows, samples, generator=torch.Generator().manual_seed(seed)).argsort(0)
+    return order < shadows // 2
+
+
+def train_shadows(
+    new_model: Callable[[], nn.Module],
+    x: Tensor,
+    y: Tensor,
+    memberships: Tensor,
+    training: ShadowTraining | None = None,
+    *,
+    seed: int = 0,
+    batched: bool | None = None,
+    progress: bool = False,
+) -> list[nn.Module]:
+    """Trains one model per row of ``memberships`` on the samples it names, with cross entropy.
+
+    All at once, the parameters are stacked and every step is one forward and backward pass over (shadows, batch)
+    samples; batch norm keeps each shadow's own statistics. Both ways see the same samples in the same order and give
+    the same models but for rounding, and but for dropout, whose draws differ.
+
+    A shadow's samples come in one random order after the other, cut into whole batches. All shadows make as many steps:
+    ``epochs`` passes over their mean number of samples, so a smaller one sees its samples a little more often.
+
+    Args:
+        new_model: makes an untrained model; called with torch's seed set, so that shadow i depends on (seed, i).
+        x: samples first, float (samples, ...).
+        y: class numbers, int64 (samples,).
+        memberships: bool (shadows, samples), at least one sample to each shadow.
+        training: the recipe.
+        seed: of initial weights and orders; torch's own stays as it was.
+        batched: all at once, or one after the other. None: at once, except for convolutions on a CPU (which torch runs
+            slower in groups than one by one) and for models that ``vmap`` can't run (such as recurrent layers).
+        progress: show a bar on a terminal.
+
+    Returns:
+        The trained models, in eval mode, on the device that new_model puts them on.
+
+    Raises:
+        TypeError: memberships that are not bool.
+        ValueError: other shapes, a shadow without a sample, nothing to train in the model, training that diverges,
+            outputs that are not logits.
+        RuntimeError: ``batched=True`` for a model that vmap can't run.
+    """
+    training = training or ShadowTraining()
+    _check(x, y, memberships)
+    models = []
+    for shadow in range(len(memberships)):
+        with seeded(_seed_of(seed, shadow)):
+            models.append(new_model())
+    if not any(p.requires_grad for p in models[0].parameters()):
+        raise ValueError("new_model must make models with parameters that require a gradient")
+    device = device_of(models[0])
+    x, y, memberships = x.to(device), y.to(device, torch.int64), memberships.cpu()
+    seeds = [_seed_of(seed, shadow) for shadow in range(len(models))]
+    batch = min(training.batch, int(memberships.sum(1).min()))
+    orders = [_order(row, batch, one) for row, one in zip(memberships, seeds, strict=True)]
+    steps = max(1, round(training.epochs * float(memberships.sum()) / len(models) / batch))
+    if batched is None:
+        batched = _together_is_faster(models[0], device) and _vmap_runs(models, x[:2])
+    if batched:
+        with seeded(seed):  # for dropout
+            _train_together(models, x, y, orders, steps, training, progress)
+    else:
+        for model, order, one in zip(track(models, "shadow models", progress), orders, seeds, strict=True):
+            with seeded(one):
+                _train_one(model, x, y, order, steps, training)
+    for shadow, model in enumerate(models):
+        if not all(bool(p.isfinite().all()) for p in model.parameters()):
+            raise ValueError(f"shadow model {shadow} has diverged: training.lr={training.lr} is too large for it")
+    return [model.eval() for model in models]
+
+
+def log_odds_of(models: Sequence[nn.Module], x: Tensor, y: Tensor) -> Tensor:
+    """What every model says of every sample: log(p_y / (1 - p_y)), float64 (models, samples) on the CPU.
+
+    Raises:
+        ValueError: no model, no sample, outputs that are not finite logits.
+    """
+    if not models:
+        raise ValueError("models must hold one model or more")
+    batches = list(zip(x.split(_EVALUATION_BATCH), y.split(_EVALUATION_BATCH), strict=True))
+    return torch.stack([Outputs.of(model, batches, "x").log_odds.cpu() for model in models])
+
+
+def _seed_of(seed: int, shadow: int) -> int:
+    return (seed << 20) + shadow
+
+
+def _order(members: Tensor, batch: int, seed: int) -> Iterator[Tensor]:
+    """Batches of the samples' numbers, int64 (batch,), without an end: one random order after the other."""
+    chosen = members.nonzero()[:, 0]
+    generator = torch.Generator().manual_seed(seed)
+    waiting = torch.empty(0, dtype=torch.int64)
+    while True:
+        if len(waiting) < batch:
+            waiting = torch.cat([waiting, chosen[torch.randperm(len(chosen), generator=generator)]])
+        yield waiting[:batch]
+        waiting = waiting[batch:]
+
+
+def _sgd(parameters: Sequence[Tensor], training: ShadowTraining) -> torch.optim.SGD:
+    return torch.optim.SGD(
+        parameters,
+        lr=training.lr,
+        momentum=training.momentum,
+        nesterov=training.momentum > 0,
+        weight_decay=training.weight_decay,
+    )
+
+
+def _train_one(
+    model: nn.Module, x: Tensor, y: Tensor, order: Iterator[Tensor], steps: int, training: ShadowTraining
+) -> None:
+    optimizer = _sgd([p for p in model.parameters() if p.requires_grad], training)
+    model.train()
+    for step in range(steps):
+        chosen = next(order).to(x.device)
+        optimizer.param_groups[0]["lr"] = training.learning_rate((step + 0.5) / steps)
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(checked_logits(model(x[chosen]), y[chosen]), y[chosen]).backward()
+        optimizer.step()
+
+
+def _train_together(
+    models: list[nn.Module],
+    x: Tensor,
+    y: Tensor,
+    orders: list[Iterator[Tensor]],
+    steps: int,
+    training: ShadowTraining,
+    progress: bool,
+) -> None:
+    stacked, buffers = stack_module_state(models)
+    forward = _side_by_side(models[0])
+    optimizer = _sgd([p for p in stacked.values() if p.requires_grad], training)
+    for step in track(range(steps), "steps of all shadow models", progress):
+        chosen = torch.stack([next(order) for order in orders]).to(x.device)
+        optimizer.param_groups[0]["lr"] = training.learning_rate((step + 0.5) / steps)
+        optimizer.zero_grad(set_to_none=True)
+        labels = y[chosen].flatten()
+        logits = checked_logits(forward(stacked, buffers, x[chosen]).flatten(0, 1), labels)
+        # No shadow's loss depends on another's parameters: the gradient of the sum is each one's own.
+        (F.cross_entropy(logits, labels, reduction="sum") / chosen.shape[1]).backward()
+        optimizer.step()
+    with torch.no_grad():
+        for shadow, model in enumerate(models):
+            for name, value in (*model.named_parameters(), *model.named_buffers()):
+                value.copy_((stacked if name in stacked else buffers)[name][shadow])
+
+
+def _side_by_side(model: nn.Module) -> Callable[[dict[str, Tensor], dict[str, Tensor], Tensor], Tensor]:
+    """The forward pass of all shadows in train mode; their buffers are updated in place."""
+    skeleton = copy.deepcopy(model).train()
+
+    def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
+        out: Tensor = functional_call(skeleton, (parameters, buffers), (x,))
+        return out
+
+    together: Callable[[dict[str, Tensor], dict[str, Tensor], Tensor], Tensor] = vmap(one, randomness="different")
+    return together
+
+
+def _together_is_faster(model: nn.Module, device: torch.device) -> bool:
+    return device.type != "cpu" or not any(isinstance(module, _CONVOLUTIONS) for module in model.modules())
+
+
+def _vmap_runs(models: list[nn.Module], x: Tensor) -> bool:
+    stacked, buffers = stack_module_state(models)
+    try:
+        with seeded(0):
+            _side_by_side(models[0])(stacked, buffers, x.expand(len(models), *x.shape))
+    except RuntimeError:  # if it is not vmap's, training one after the other meets it again
+        return False
+    return True
+
+
+def _check(x: Tensor, y: Tensor, memberships: Tensor) -> None:
+    if memberships.dtype != torch.bool:
+        raise TypeError(f"memberships must be bool, got {memberships.dtype}")
+    if y.dim() != 1 or len(y) != len(x):
+        raise ValueError(f"y must be of shape ({len(x)},), got {tuple(y.shape)}")
+    if memberships.dim() != 2 or memberships.shape[1] != len(x) or len(memberships) == 0:
+        raise ValueError(f"memberships must be of shape (shadows, {len(x)}), got {tuple(memberships.shape)}")
+    empty = (~memberships.any(1)).nonzero()[:, 0]
+    if len(empty):
+        raise ValueError(f"memberships gives shadow {int(empty[0])} no sample to be trained on")

@@ -1,0 +1,105 @@
+"""Changing a model so that an error or Ctrl-C in between gives it back as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from fgunlearn import ops
+from fgunlearn.batches import wait_for
+from fgunlearn.parameters import trainable
+from fgunlearn.selection.selection import Selection
+from fgunlearn.unlearning.result import Result
+
+
+@contextlib.contextmanager
+def changing(model: nn.Module, selection: Selection | None = None, *, everything: bool = False) -> Iterator[Result]:
+    """The model may be changed inside; the result that it yields then says what has changed.
+
+    Afterwards every module is in the mode it had, and no trainable parameter has a gradient; after an error, Ctrl-C
+    included, parameters and buffers are bit for bit what they were as well.
+
+    Args:
+        model: the model.
+        selection: the only coordinates that change; None for all of the trainable parameters.
+        everything: all of them change although there is a selection.
+    """
+    before = Snapshot(model, None if everything else selection)
+    modes = {module: module.training for module in model.modules()}
+    result = Result(model, selection)
+    try:
+        with before.restored_on_error():
+            yield result
+            before.clear_gradients()
+            result.changed = before.changed_counts()
+            result.buffers = before.changed_buffers()
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextlib.contextmanager
+def timed(seconds: dict[str, float], phase: str, device: torch.device) -> Iterator[None]:
+    """Writes the time of what runs inside to ``seconds[phase]``, up to the end of its work on the device."""
+    wait_for(device)
+    start = time.perf_counter()
+    try:
+        yield
+        wait_for(device)
+    finally:
+        seconds[phase] = time.perf_counter() - start
+
+
+class Snapshot:
+    """What may change, as it was: the selected coordinates (or without a selection all), and the buffers."""
+
+    def __init__(self, model: nn.Module, selection: Selection | None) -> None:
+        self._parameters = trainable(model)
+        self._selection = selection
+        tensors = [p.detach() for p in self._parameters.values()]
+        if selection is None:
+            self._was = [t.clone() for t in tensors]
+        else:
+            self._was = ops.sparse_gather(tensors, selection.indices)
+        self._buffers = {name: (buffer, buffer.detach().clone()) for name, buffer in model.named_buffers()}
+
+    @contextlib.contextmanager
+    def restored_on_error(self) -> Iterator[None]:
+        """After an error inside, everything is put back."""
+        try:
+            yield
+        except BaseException:
+            self._restore()
+            raise
+
+    @torch.no_grad()
+    def _restore(self) -> None:
+        tensors = [p.detach() for p in self._parameters.values()]
+        if self._selection is None:
+            for tensor, was in zip(tensors, self._was, strict=True):
+                tensor.copy_(was)
+        else:
+            ops.sparse_scatter_(tensors, self._selection.indices, self._was)
+        for buffer, was in self._buffers.values():
+            buffer.copy_(was)
+        self.clear_gradients()
+
+    def clear_gradients(self) -> None:
+        """Frees the gradients of the parameters."""
+        for parameter in self._parameters.values():
+            parameter.grad = None
+
+    def changed_counts(self) -> dict[str, int]:
+        """Per parameter the number of values that differ from before."""
+        now: list[Tensor] = [p.detach() for p in self._parameters.values()]
+        if self._selection is not None:
+            now = ops.sparse_gather(now, self._selection.indices)
+        return {name: int((a != b).sum()) for name, a, b in zip(self._parameters, now, self._was, strict=True)}
+
+    def changed_buffers(self) -> list[str]:
+        """The buffers that differ from before."""
+        return [name for name, (buffer, was) in self._buffers.items() if not torch.equal(buffer, was)]

@@ -1,0 +1,138 @@
+"""Writes the committed results of ``fgunlearn tune`` into docs/choosing-k.md, between its marks.
+
+Run it after new results that are to be committed were put into docs/results/. A test compares the page with what this
+script would write.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import marked_regions
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "choosing-k.md"
+FILES = ("tune-digits", "tune-digits-class", "tune-digits-mislabel")
+
+
+def results(name: str) -> dict[str, Any]:
+    """The committed results of that name."""
+    return json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text())
+
+
+def sections() -> Iterator[dict[str, Any]]:
+    """The summaries of all requests."""
+    for name in FILES:
+        yield from results(name)["summary"]
+
+
+def spread(value: dict[str, float | None], digits: int = 2) -> str:
+    """Mean±std over seeds; a dash for what is not defined for any."""
+    if value["mean"] is None:
+        return "-"
+    shown = "" if value["std"] is None else f"±{value['std']:.{digits}f}"
+    return f"{value['mean'] + 0.0:.{digits}f}{shown}"
+
+
+def each(rows: list[dict[str, Any]]) -> str:
+    """K, perturbation and epochs, seed by seed."""
+    return "; ".join(f"{row['ratio']:g}, {row['perturb']}, {row['epochs']:g}" for row in rows)
+
+
+def chosen() -> str:
+    """What was chosen, and what it cost."""
+    lines = [
+        "| request | chosen (K, perturbation, epochs), by seed | criterion | average gap | best by hindsight, by seed "
+        "| its gap | regret | search s | one retraining s |",
+        f"|---|---|{'---|' * 7}",
+    ]
+    for row in sections():
+        lines.append(
+            f"| {row['title']} | {each(row['chosen'])} | {spread(row['criterion'])} | {spread(row['gap'])} | "
+            f"{each(row['best'])} | {spread(row['best_gap'])} | {spread(row['regret'])} | "
+            f"{spread(row['seconds'], 1)} | {spread(row['retrain_seconds'], 1)} |"
+        )
+    return "\n".join(lines)
+
+
+def regrets() -> str:
+    """The search beside no search, chance, and what no search can beat."""
+    lines = [
+        "| request | regret of the search | of the recipe | of a draw | gap of a second retrained model | rank "
+        "correlation | regret on accuracies alone | rank correlation on them |",
+        f"|---|{'---|' * 7}",
+    ]
+    for row in sections():
+        again = row["references"]["retrained_again"]["gap"]
+        alone = row["accuracy"]
+        lines.append(
+            f"| {row['title']} | {spread(row['regret'])} | {spread(row['regret_of_recipe'])} | "
+            f"{spread(row['regret_of_draw'])} | {spread(again)} | {spread(row['spearman'])} | "
+            f"{spread(alone['regret'])} | {spread(alone['spearman'])} |"
+        )
+    return "\n".join(lines)
+
+
+def only_k() -> str:
+    """K alone, the other two coordinates at the recipe's."""
+    lines = [
+        "| request | gap of the chosen K | of the best K | regret |",
+        "|---|---|---|---|",
+    ]
+    for row in sections():
+        found = row["ratio"]
+        lines.append(
+            f"| {row['title']} | {spread(found['gap'])} | {spread(found['best_gap'])} | {spread(found['regret'])} |"
+        )
+    return "\n".join(lines)
+
+
+def references() -> str:
+    """Does the criterion know a retrained model when it sees one?"""
+    lines = [
+        "| request | criterion of the source | of the chosen | of the retrained model | of a second one | average gap "
+        "of the source |",
+        f"|---|{'---|' * 5}",
+    ]
+    for row in sections():
+        found = row["references"]
+        lines.append(
+            f"| {row['title']} | {spread(found['source']['criterion'])} | {spread(row['criterion'])} | "
+            f"{spread(found['retrained']['criterion'])} | {spread(found['retrained_again']['criterion'])} | "
+            f"{spread(found['source']['gap'])} |"
+        )
+    return "\n".join(lines)
+
+
+def machine() -> str:
+    """Where, when and on how much it was measured."""
+    found = results(FILES[0])
+    where, sizes = found["machine"], found["tasks"][0]["sizes"]
+    minutes = sum(results(name)["seconds"] for name in FILES) / 60
+    return (
+        f"{where['processor']}, {where['cores']} cores, {where['processes']} process of one thread, torch "
+        f"{where['torch']}; {minutes:.0f} minutes in all, {found['date']}, beside other jobs on the same machine: "
+        f"compare seconds with seconds. Seeds {', '.join(map(str, found['configuration']['seeds']))}; "
+        f"{sizes['forget'] + sizes['retain']} training images, {sizes['heldout']} held out, {sizes['test']} to test on."
+    )
+
+
+FIGURES: dict[str, Callable[[], str]] = {
+    "machine": machine,
+    "chosen": chosen,
+    "regrets": regrets,
+    "only K": only_k,
+    "references": references,
+}
+
+
+def rendered(text: str) -> str:
+    """``text`` with everything between the marks measured; ValueError where a mark is missing."""
+    return marked_regions.rendered(text, FIGURES, "docs/choosing-k.md")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(rendered(PAGE.read_text()))

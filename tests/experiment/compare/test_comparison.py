@@ -1,0 +1,225 @@
+"""A small comparison from end to end: what is there, what is kept, what goes on."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fgunlearn import methods
+from fgunlearn.experiment.compare import comparison as comparisons
+from fgunlearn.experiment.compare import trial
+from fgunlearn.experiment.compare.comparison import Comparison, OtherExperimentError
+from fgunlearn.experiment.compare.entries import parse
+from fgunlearn.experiment.requests import Request
+from fgunlearn.experiment.training import Training
+from fgunlearn.unlearning.result import DivergedError
+
+NAMES = ["source", "retrained", "finetune:epochs=1", "topk", "ssd:alpha=2"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("compare") / "out"
+
+
+@pytest.fixture(scope="module")
+def results(comparison: Comparison, folder: Path) -> dict[str, Any]:
+    return comparisons.run(comparison, folder, progress=False)
+
+
+def row_of(results: dict[str, Any], name: str, scenario: str = "random-0.1", seed: int = 0) -> dict[str, Any]:
+    return next(r for r in results["rows"] if (r["name"], r["scenario"], r["seed"]) == (name, scenario, seed))
+
+
+def test_every_request_seed_and_method_is_there(results: dict[str, Any]) -> None:
+    found = [(row["scenario"], row["seed"], row["name"]) for row in results["rows"]]
+    assert found == [(s, seed, name) for s in ("random-0.1", "class-1") for seed in (0, 1) for name in NAMES]
+    assert [section["scenario"] for section in results["summary"]] == ["random-0.1", "class-1"]
+    assert all([row["name"] for row in section["rows"]] == NAMES for section in results["summary"])
+
+
+def test_figures_against_oneself_are_known(results: dict[str, Any]) -> None:
+    for scenario in ("random-0.1", "class-1"):
+        retrained, source = (row_of(results, name, scenario) for name in ("retrained", "source"))
+        assert retrained["gap_forget"] == retrained["gap_mia"] == retrained["average_gap"] == 0.0
+        assert retrained["tug_of_war"] == retrained["agreement"] == retrained["acceleration"] == 1.0
+        assert source["unlearning_degree"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+        assert source["memory_retention_rate"] == 1.0
+    assert row_of(results, "retrained", "class-1")["accuracy_forget"] == 0.0
+
+
+def test_gaps_are_differences_to_the_retrained_model(results: dict[str, Any]) -> None:
+    row, reference = row_of(results, "topk"), row_of(results, "retrained")
+    for part in ("forget", "retain", "test"):
+        assert row[f"gap_{part}"] == row[f"accuracy_{part}"] - reference[f"accuracy_{part}"]
+    assert row["gap_mia"] == row["mia"]["loss"]["auc"]["value"] - reference["mia"]["loss"]["auc"]["value"]
+    assert abs(row["gap_mia_worst"]) >= abs(row["gap_mia"])
+    expected = math.prod(1 - abs(row[f"gap_{part}"]) for part in ("forget", "retain", "test"))
+    assert row["tug_of_war"] == pytest.approx(expected)
+
+
+def test_what_a_method_did_and_cost_is_there(results: dict[str, Any]) -> None:
+    tuned, ours, dampened = (row_of(results, name) for name in NAMES[2:])
+    assert ours["ours"]
+    assert not tuned["ours"]
+    assert ours["selected"] == round(0.7 * ours["parameters"])
+    assert set(ours["phases"]) == {"select", "forget setup", "perturb", "repair"}
+    assert sum(ours["phases"].values()) == pytest.approx(ours["seconds"])
+    assert all(0.0 <= share <= 1.0 for share in ours["density"].values())
+    assert tuned["selected"] is None
+    assert len(tuned["history"]) == 1
+    assert dampened["steps"] == 0
+    assert dampened["predicted_acceleration"] > 1
+    for row in (ours, tuned, dampened):
+        assert row["prediction_error"] == pytest.approx(row["predicted_acceleration"] / row["acceleration"] - 1)
+        for part in ("forget", "unseen"):
+            assert sum(row["scores"][part]) == pytest.approx(1.0)
+        assert row["scores"]["edges"] == ours["scores"]["edges"]
+
+
+def test_the_files_hold_the_same(results: dict[str, Any], folder: Path) -> None:
+    read = json.loads((folder / "results.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert [row["name"] for row in read["rows"]] == [row["name"] for row in results["rows"]]
+    assert read["configuration"]["source"] == "tensors"  # and not where the data lies
+    with (folder / "results.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == len(results["rows"])
+    for line, row in zip(table, results["rows"], strict=True):
+        assert float(line["accuracy_test"]) == row["accuracy_test"]
+        assert float(line["mia_loss_auc"]) == row["mia"]["loss"]["auc"]["value"]
+
+
+def test_what_is_finished_is_not_run_again_and_more_may_be_asked_for(
+    results: dict[str, Any], comparison: Comparison, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = []
+    get = methods.get
+    more = replace(comparison, entries=(*comparison.entries, parse("randomk:ratio=0.5")), seeds=(0,))
+    monkeypatch.setattr(trial.methods, "get", lambda name: called.append(name) or get(name))
+    again = comparisons.run(comparison, folder, progress=False)
+    assert not called
+    assert again["rows"] == json.loads(json.dumps(results["rows"]))
+    found = comparisons.run(more, folder, progress=False)
+    assert called == ["randomk"] * 2
+    assert len(found["rows"]) == 12
+
+
+def test_a_run_that_was_killed_goes_on_where_it_was(
+    comparison: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get, called = methods.get, []
+
+    def interrupted(name: str) -> methods.Method:
+        called.append(name)
+        if len(called) == 2:
+            raise KeyboardInterrupt
+        return get(name)
+
+    monkeypatch.setattr(trial.methods, "get", interrupted)
+    small = replace(comparison, requests=(Request("random"),), seeds=(0,))
+    with pytest.raises(KeyboardInterrupt):
+        comparisons.run(small, tmp_path / "out", progress=False)
+    assert len(list((tmp_path / "out" / "runs").iterdir())) == 3  # source, retrained, fine-tuning
+    assert not (tmp_path / "out" / "results.json").exists()
+    results = comparisons.run(small, tmp_path / "out", progress=False)
+    assert called == ["finetune", "topk", "topk", "ssd"]
+    assert [row["name"] for row in results["rows"]] == NAMES
+
+
+def test_other_options_are_another_row(comparison: Comparison, tmp_path: Path) -> None:
+    task = comparisons.tasks_of(comparison, tmp_path, comparison.source)[0]
+    paths = {task.path("topk", {"ratio": ratio}) for ratio in (0.1, 0.2)}
+    paths |= {replace(task, training=Training()).path("topk", {"ratio": 0.1})}
+    paths |= {replace(task, limit=7).path("topk", {"ratio": 0.1})}
+    assert len(paths) == 4
+
+
+def test_a_folder_of_another_experiment_is_left_alone(
+    results: dict[str, Any], comparison: Comparison, folder: Path, tmp_path: Path
+) -> None:
+    before = sorted(p.name for p in folder.rglob("*"))
+    other = replace(comparison, training=replace(comparison.training, epochs=3))
+    with pytest.raises(OtherExperimentError, match=r"holds another experiment: its training is .*'epochs': 2"):
+        comparisons.run(other, folder, progress=False)
+    with pytest.raises(OtherExperimentError, match="its limit is None, and not 40"):
+        comparisons.run(replace(comparison, limit=40), folder, progress=False)
+    assert sorted(p.name for p in folder.rglob("*")) == before
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(OtherExperimentError, match="holds files that are not a comparison's"):
+        comparisons.run(comparison, tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("argument", ["requests", "entries", "seeds"])
+def test_nothing_to_run_is_an_error(argument: str, comparison: Comparison, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"{argument} must hold at least one, got \(\)"):
+        comparisons.run(replace(comparison, **{argument: ()}), tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_method_that_diverges_is_a_row_that_says_so(
+    comparison: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get = methods.get
+
+    def diverging(*args: object, **kwargs: object) -> None:
+        raise DivergedError("it diverged: the loss is nan")
+
+    monkeypatch.setattr(trial.methods, "get", lambda name: diverging if name == "finetune" else get(name))
+    small = replace(comparison, requests=(Request("random"),), seeds=(0,))
+    results = comparisons.run(small, tmp_path / "out", progress=False)
+    failed = next(row for row in results["summary"][0]["rows"] if row["name"].startswith("finetune"))
+    assert (failed["failed"], failed["failures"]) == ("it diverged: the loss is nan", 1)
+    assert results["summary"][0]["best"]["others"] == "ssd:alpha=2"
+    assert (tmp_path / "out" / "results.csv").read_text().count("it diverged") == 1
+
+
+def test_a_full_disk_loses_nothing_that_is_finished(
+    comparison: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, written = trial.write_json, []
+
+    def full(row: dict[str, Any], path: Path) -> None:
+        if len(written) == 3:
+            raise OSError(28, "No space left on device", str(path))
+        written.append(path)
+        write(row, path)
+
+    monkeypatch.setattr(trial, "write_json", full)
+    small = replace(comparison, requests=(Request("random"),), seeds=(0,))
+    with pytest.raises(OSError, match="No space left"):
+        comparisons.run(small, tmp_path / "out", progress=False)
+    assert sorted((tmp_path / "out" / "runs").iterdir()) == sorted(written)
+    assert all(json.loads(path.read_text()) for path in written)
+
+
+def test_limits_are_asked_of_means_over_the_seeds() -> None:
+    summary = {
+        **{f"gap_{part}": {"mean": 0.01} for part in ("forget", "retain", "test")},
+        "gap_mia": {"mean": -0.02},
+        "average_gap": {"mean": 1.0},
+        "tug_of_war": {"mean": 0.97},
+    }
+    assert all(comparisons._met(summary).values())
+    for name, worse, limit in (
+        ("gap_test", -0.011, "accuracy gap"),
+        ("gap_mia", -0.021, "MIA gap"),
+        ("average_gap", 1.01, "average gap"),
+        ("tug_of_war", 0.969, "tug of war"),
+    ):
+        met = comparisons._met({**summary, name: {"mean": worse}})
+        assert [key for key, kept in met.items() if not kept] == [limit]
+
+
+def test_the_best_keeps_the_limits_if_one_does() -> None:
+    def candidate(name: str, gap: float, kept: bool) -> dict[str, Any]:
+        return {"name": name, "average_gap": {"mean": gap}, "met": {"a": True, "b": kept}}
+
+    assert comparisons._best([candidate("near", 0.1, False), candidate("kept", 0.9, True)]) == "kept"
+    assert comparisons._best([candidate("near", 0.1, False), candidate("far", 0.9, False)]) == "near"
+    assert comparisons._best([]) is None
