@@ -15,6 +15,8 @@ from typing import Any
 
 import marked_regions
 
+from fgunlearn.report import main_figure, save
+
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 DATA = tuple(d for d in ("digits", "cifar10") if (DOCS / "results" / f"compare-{d}" / "results.json").exists())
@@ -128,10 +130,12 @@ def rendered(page: str) -> str:
 
 
 def main() -> None:
-    """Writes the pages."""
+    """Writes the pages, and for the README the plot of every comparison."""
     for page in PAGES:
         text = rendered(page)
         (DOCS / page).write_text(text)
+    for data in DATA:
+        save(main_figure(results(data)), DOCS / "results" / f"compare-{data}" / "quality.png")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ EVALUATION_BATCH = 64  # larger ones spend their time on fresh memory
 PARTS = ("forget", "retain", "heldout", "test", "like_forget")
 _BINS = 24  # of the histograms of scores
 _RELEARN_STEPS = 200
+_RELEARN_BATCH = 32
 
 
 class Seen:
@@ -69,6 +71,7 @@ class Measure:
         relearn: bool = False,
     ) -> None:
         self._loaders = {part: getattr(scenario, part).batches(EVALUATION_BATCH) for part in PARTS}
+        self._relearned_from = scenario.forget.batches(_RELEARN_BATCH)
         self._source, self._retrained = source, retrained
         self._seed, self._relearn = seed, relearn
         self._before, self._reference = Seen(source, self._loaders), Seen(retrained, self._loaders)
@@ -129,16 +132,24 @@ class Measure:
         }
 
     def _relearned(self, model: nn.Module) -> dict[str, float]:
-        found = metrics.relearn_time(
+        steps = self._steps_to_relearn(model)
+        return {"relearn_steps": float(steps), "relearn_ratio": steps / max(1, self._reference_steps)}
+
+    def _steps_to_relearn(self, model: nn.Module) -> int:
+        """Until the loss on D_u is at most twice the source's again; no more than _RELEARN_STEPS."""
+        return metrics.relearn_time(
             self._source,
             model,
-            self._loaders["forget"],
-            self._retrained,
-            measure="loss",
+            self._relearned_from,
+            tolerance=1.0,
+            optimizer=lambda parameters: torch.optim.SGD(parameters, 0.05, momentum=0.9, fused=True),
             max_steps=_RELEARN_STEPS,
-            check_every=2,
-        )
-        return {"relearn_steps": float(found.unlearned.steps), "relearn_ratio": found.ratio}
+            check_every=4,
+        ).unlearned.steps
+
+    @cached_property
+    def _reference_steps(self) -> int:
+        return self._steps_to_relearn(self._retrained)
 
     def _scores(self, after: Seen) -> dict[str, list[float]]:
         """Histograms of log(p_y / (1 - p_y)), as shares of the forget and of the never-seen samples."""
