@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -96,3 +97,22 @@ def test_every_figure_of_the_page_on_choosing_k_is_the_committed_measurement(
     assert tune_page.rendered(page) == page
     with pytest.raises(ValueError, match=r"docs/choosing-k\.md has 0 marks '<!-- figures: machine -->'"):
         tune_page.rendered("nothing")
+
+
+@pytest.mark.parametrize("name", ["compare.md", "cost-model.md"])
+def test_every_figure_of_the_comparison_and_of_the_cost_model_is_the_committed_measurement(
+    script: Callable[[str], ModuleType], name: str
+) -> None:
+    comparison_page = script("comparison_page")
+    page = (ROOT / "docs" / name).read_text()
+    assert comparison_page.rendered(name, page) == page
+    assert (ROOT / "docs" / "results" / "compare-digits" / "quality.png").is_file()
+    with pytest.raises(ValueError, match=rf"docs/{name} has 0 marks '<!-- figures: digits machine -->'"):
+        comparison_page.rendered(name, "nothing")
+
+
+def test_the_committed_report_is_of_the_committed_results() -> None:
+    from fgunlearn.report.comparison import rendered
+
+    folder = ROOT / "docs" / "results" / "compare-digits"
+    assert rendered(json.loads((folder / "results.json").read_text())) == (folder / "report.html").read_text()

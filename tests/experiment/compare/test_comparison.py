@@ -218,8 +218,12 @@ def test_limits_are_asked_of_means_over_the_seeds() -> None:
 
 def test_the_best_keeps_the_limits_if_one_does() -> None:
     def candidate(name: str, gap: float, kept: bool) -> dict[str, Any]:
-        return {"name": name, "average_gap": {"mean": gap}, "met": {"a": True, "b": kept}}
+        met = {"a": True, "b": kept}
+        return {"name": name, "method": name.partition(":")[0], "average_gap": {"mean": gap}, "met": met}
 
     assert comparisons._best([candidate("near", 0.1, False), candidate("kept", 0.9, True)]) == "kept"
     assert comparisons._best([candidate("near", 0.1, False), candidate("far", 0.9, False)]) == "near"
+    varied = candidate("far:k=3", 0.0, True)
+    assert comparisons._best([varied, candidate("near", 0.1, False)]) == "near"  # the luckiest of many is no finding
+    assert comparisons._best([varied]) == "far:k=3"
     assert comparisons._best([]) is None
