@@ -6,9 +6,8 @@ import math
 import random
 from typing import Any
 
-from fgunlearn.experiment.results import merged
+from fgunlearn.experiment.compare.comparison import LIMITS, summarise
 
-LIMITS = {"accuracy gap": 0.01, "MIA gap": 0.02, "average gap": 1.0, "tug of war": 0.97}
 RATIOS = tuple(f"topk:ratio={ratio}" for ratio in (0.01, 0.05, 0.1, 0.3, 0.5, 1.0))
 SHARES = tuple(f"random_topk:top_share={share}" for share in (0.0, 0.25, 0.5, 0.75, 1.0))
 BASELINES = (
@@ -19,7 +18,6 @@ EVERY = ("retrain", "topk", "topk:recipe=perturb + repair", "randomk", "random_t
 OURS = ("topk", "randomk", "random_topk")
 TENSORS = tuple(f"stages.{i}.{kind}" for i in range(6) for kind in ("conv1.weight", "norm1.weight", "norm1.bias"))
 _ATTACKS = ("loss", "confidence", "entropy", "modified_entropy", "logistic")
-_NOT_MERGED = ("history", "scores", "options", "phases", "seed", "sizes")
 
 
 def row(scenario: str, seed: int, name: str, **given: Any) -> dict[str, Any]:
@@ -104,37 +102,7 @@ def _of_method(method: str, took: float, draw: random.Random) -> dict[str, Any]:
 
 def summary(scenario: str, title: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The summary of a scenario's rows."""
-    summaries = []
-    for name in dict.fromkeys(row["name"] for row in rows):
-        same = [{k: v for k, v in row.items() if k not in _NOT_MERGED} for row in rows if row["name"] == name]
-        failed = [row["failed"] for row in same if "failed" in row]
-        if failed:
-            about = {k: v for k, v in same[0].items() if k in ("scenario", "name", "method", "ours")}
-            summaries.append(about | {"failed": failed[0], "failures": len(failed)})
-            continue
-        one = merged(same)
-        if "method" in one:
-            gaps = [abs(one[f"gap_{part}"]["mean"]) for part in ("forget", "retain", "test")]
-            one["met"] = {
-                "accuracy gap": max(gaps) <= LIMITS["accuracy gap"] + 1e-12,
-                "MIA gap": abs(one["gap_mia"]["mean"]) <= LIMITS["MIA gap"],
-                "average gap": one["average_gap"]["mean"] <= LIMITS["average gap"],
-                "tug of war": one["tug_of_war"]["mean"] >= LIMITS["tug of war"],
-            }
-        summaries.append(one)
-    candidates = [s for s in summaries if "met" in s and s["method"] != "retrain"]
-    best = {}
-    for side, ours in (("ours", True), ("others", False)):
-        of_side = [s for s in candidates if s["ours"] is ours]
-        fitting = [s for s in of_side if all(s["met"].values())] or of_side
-        best[side] = min(fitting, key=lambda s: s["average_gap"]["mean"])["name"] if fitting else None
-    return {
-        "scenario": scenario,
-        "title": title,
-        "seeds": len({row["seed"] for row in rows}),
-        "best": best,
-        "rows": summaries,
-    }
+    return summarise(scenario, title, rows)
 
 
 def results(

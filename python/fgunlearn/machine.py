@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 import platform
 import shutil
@@ -31,6 +33,17 @@ def describe(device: torch.device | None = None) -> dict[str, Any]:
         "fgunlearn": ops.BUILD_INFO["version"],
         **(_gpu(device) if device is not None and device.type == "cuda" else {}),
     }
+
+
+@functools.cache
+def code_digest() -> str:
+    """Hexadecimal SHA-256 of this package's version and Python source, which results are a function of as well."""
+    digest = hashlib.sha256(ops.BUILD_INFO["version"].encode())
+    folder = Path(__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(str(path.relative_to(folder)).encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _gpu(device: torch.device) -> dict[str, Any]:

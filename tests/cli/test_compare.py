@@ -28,7 +28,7 @@ def test_named_methods_and_requests_are_compared(run: Run, data: str, tmp_path: 
     status, printed, error = run("compare", "--data", data, *asked, *named, *TINY, "--out", tmp_path / "out")
     assert (status, error) == (0, "")
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert [section["scenario"] for section in results["summary"]] == ["random-0.2", "ids-3"]
+    assert [section["title"] for section in results["summary"]] == ["forget 20% at random", "forget 3 named samples"]
     assert [row["name"] for row in results["summary"][0]["rows"]] == [
         "source",
         "retrained",

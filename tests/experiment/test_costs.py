@@ -56,6 +56,6 @@ def test_scores_differ_in_what_they_read() -> None:
 def test_times_are_taken_on_a_copy(scenario: Scenario) -> None:
     model = TRAINING.new_model(scenario.train, 2, 0)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    found = costs.calibrated(model, scenario, TRAINING, 0)
+    found = costs.calibrated(model, scenario, TRAINING, None)
     assert min(found.gradient_seconds, found.dense_step_seconds, found.sparse_step_seconds) > 0
     assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())

@@ -318,6 +318,63 @@ class Once:
         return self._left
 
 
+@pytest.mark.parametrize("name", ["topk", "randomk", "random_topk"])
+def test_a_repair_refuses_a_used_up_loader_too(name: str) -> None:
+    model = source()
+    with pytest.raises(ValueError, match="retain_loader gave no batch when it was read again"):
+        fg.methods.get(name)(model, gone(), Once(kept()), repair=fg.Repair(epochs=2))
+    assert distance(model, source()) == 0
+
+
+def test_a_repair_whose_last_step_diverges_is_no_success() -> None:
+    model = source()
+    wild = fg.Repair(epochs=1, lr=1e200, weight_decay=1e200, schedule="constant")
+    with pytest.raises(ValueError, match=r"diverged: .* NaN or infinite values; lower lr"):
+        fg.unlearn(model, gone(), kept()[:1], strategy=fg.RandomK(1.0), repair=wild)
+    assert distance(model, source()) == 0
+
+
+class Late(nn.Module):
+    """A branch that the first pass does not go through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.later = nn.Linear(4, 3), nn.Linear(4, 3)
+        self.passes = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        return self.first(x) + (self.later(x) if self.passes > 1 else 0.0)
+
+
+def test_parameters_may_get_their_first_gradient_late() -> None:
+    model = Late()
+    before = model.later.weight.detach().clone()
+    batches = [(torch.randn(6, 4), torch.arange(6) % 3) for _ in range(3)]
+    fg.methods.finetune(model, [], batches, epochs=1)
+    assert not model.later.weight.equal(before)
+
+
+class Adapted(nn.Linear):
+    """A layer with a parameter more than its reset_parameters knows."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 3)
+        self.up = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.up
+
+
+def test_retraining_refuses_what_no_layer_sets_anew() -> None:
+    model = nn.Sequential(Adapted())
+    batches = [(torch.randn(6, 4), torch.arange(6) % 3)]
+    with pytest.raises(ValueError, match=r"no layer's reset_parameters sets '0\.up' anew: give new_model"):
+        fg.methods.retrain(model, [], batches, epochs=1)
+    assert model[0].up.equal(torch.ones(3))
+    fg.methods.retrain(model, [], batches, epochs=1, lr=1e-9, new_model=lambda: nn.Sequential(Adapted()))
+
+
 @pytest.mark.parametrize("name", ["finetune", "neggrad_plus", "scrub", "gradient_ascent"])
 def test_a_loader_that_is_used_up_is_refused_instead_of_ending_early(name: str) -> None:
     model = source()

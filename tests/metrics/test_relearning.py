@@ -165,3 +165,9 @@ def test_copies_learn_in_train_mode_and_are_measured_in_eval_mode() -> None:
     relearn_time(Logit(2.0), unlearned, FORGET, max_steps=2, check_every=1)
     eval_pass, step = [False] * 6, [True] * 2
     assert modes == eval_pass + step + eval_pass + step + eval_pass
+
+
+@pytest.mark.parametrize("argument", ["max_steps", "check_every"])
+def test_counts_are_whole_numbers(argument: str) -> None:
+    with pytest.raises(TypeError, match=f"{argument} must be an int, got 2.5"):
+        relearn_time(Logit(9.0), Logit(0.0), FORGET, **{argument: 2.5})

@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from torch import nn
 
 from fgunlearn import metrics
 from fgunlearn.experiment import training as trainings
 from fgunlearn.experiment.scenarios import Scenario
 from fgunlearn.experiment.training import Training
-from fgunlearn.methods.selective import PERTURB_REPAIR
 from fgunlearn.optim import SparseOptimizer
-from fgunlearn.perturb import matched_parameters
-from fgunlearn.selection import RandomK
 from fgunlearn.selection.selection import Selection
 from fgunlearn.unlearning.result import Result
 
 _FORWARD = 1.0 / 3.0  # of a gradient: backward costs about twice as much as forward
 
 
-def calibrated(source: nn.Module, scenario: Scenario, training: Training, seed: int) -> metrics.CostModel:
-    """Times of a gradient, a dense and a sparse step, on a copy of the model."""
+def calibrated(
+    source: nn.Module, scenario: Scenario, training: Training, selection: Selection | None
+) -> metrics.CostModel:
+    """Times of a gradient, a dense step, and a step of this selection (of all coordinates if None), on a copy."""
     model = copy.deepcopy(source)
     dense = trainings.sgd(model, training)
-    selection: Selection = RandomK(PERTURB_REPAIR.ratio, seed=seed).choose(
-        {name: p.detach() for name, p in model.named_parameters()}, None
-    )
-    matched_parameters(model, selection)
-    sparse = SparseOptimizer(trainings.sgd(model, training), selection)
+    sparse: torch.optim.Optimizer = trainings.sgd(model, training)
+    if selection is not None:
+        sparse = SparseOptimizer(sparse, selection, model=model)
     return metrics.calibrate(model, scenario.retain.batches(training.batch, drop_last=True), dense, sparse)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
 import itertools
 from collections.abc import Callable, Iterator
@@ -115,12 +116,28 @@ class Dataset:
     labels: Tensor
     test_from: int | None = None
 
+    @property
+    def digest(self) -> str:
+        """Hexadecimal SHA-256 of images, labels and where the test set begins."""
+        digest = hashlib.sha256(f"{self.test_from}".encode())
+        for tensor in (self.images, self.labels):
+            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
+
     def save(self, path: Path) -> None:
-        """Writes a safetensors file that :func:`read` reads as "tensors:PATH", mapped into memory: decoded once."""
+        """Writes a safetensors file that :func:`read` reads as "tensors:PATH", mapped into memory: decoded once.
+
+        Raises:
+            OSError: it can't be written.
+        """
         tensors = {"images": self.images.contiguous(), "labels": self.labels}
         if self.test_from is not None:
             tensors["test_from"] = torch.tensor(self.test_from)
-        save_file(tensors, path)
+        try:
+            save_file(tensors, path)
+        except SafetensorError as error:
+            raise OSError(f"can't write {path}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -140,7 +157,7 @@ class Split:
 
 def load(source: str, seed: int, limit: int | None = None, keep: Tensor | None = None) -> Split:
     """Reads the data (once in a process) and splits it, see :func:`read` and :func:`split`."""
-    return split(_read_once(source), seed, limit, keep)
+    return split(read_once(source), seed, limit, keep)
 
 
 def split(data: Dataset, seed: int, limit: int | None = None, keep: Tensor | None = None) -> Split:
@@ -243,7 +260,10 @@ def read(spec: str) -> Dataset:
     raise ValueError(f"data must be 'digits', 'cifar10:PATH' or 'tensors:FILE', got {spec!r}")
 
 
-_read_once = functools.lru_cache(maxsize=1)(read)
+@functools.lru_cache(maxsize=1)
+def read_once(spec: str) -> Dataset:
+    """:func:`read`, for as long as the same data is asked for."""
+    return read(spec)
 
 
 def _digits() -> Dataset:
@@ -269,8 +289,19 @@ def _tensors(path: Path) -> Dataset:
             f"{path} must hold images of shape (n, channels, h, w) and int64 labels of shape (n,), n >= 1, got "
             f"{tuple(images.shape)} and {labels.dtype} of shape {tuple(labels.shape)}"
         )
+    if images.dtype not in (torch.uint8, torch.float32) or images.shape[1] == 0:
+        raise ValueError(
+            f"{path}: images must be uint8 or float32 with a channel or more, got {images.dtype} of shape "
+            f"{tuple(images.shape)}"
+        )
+    if not bool(images.isfinite().all()):
+        raise ValueError(f"{path}: images hold NaN or infinity")
     if int(labels.min()) < 0:
         raise ValueError(f"{path}: labels must be >= 0, got {int(labels.min())}")
+    if int(labels.max()) == 0:
+        raise ValueError(f"{path}: labels must name two classes or more, all are 0")
+    if test_from is not None and (test_from.numel() != 1 or not 0 < int(test_from) < len(labels)):
+        raise ValueError(f"{path}: test_from must be one number in (0, {len(labels)}), got {test_from.tolist()}")
     return Dataset(images, labels, None if test_from is None else int(test_from))
 
 

@@ -70,7 +70,11 @@ class Measure:
         seed: int = 0,
         relearn: bool = False,
     ) -> None:
-        self._loaders = {part: getattr(scenario, part).batches(EVALUATION_BATCH) for part in PARTS}
+        parts = {part: getattr(scenario, part) for part in PARTS}
+        # What stands for never-seen data among what a model has learned: no sample of a class that it can't know.
+        known = torch.isin(scenario.heldout.labels, torch.unique(scenario.retain.labels))
+        parts["heldout"] = scenario.heldout.take(known)
+        self._loaders = {part: samples.batches(EVALUATION_BATCH) for part, samples in parts.items()}
         self._relearned_from = scenario.forget.batches(_RELEARN_BATCH)
         self._source, self._retrained = source, retrained
         self._seed, self._relearn = seed, relearn

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,12 +34,13 @@ class Request:
 
     @property
     def name(self) -> str:
-        """For tables and files: letters, digits, dots and hyphens."""
+        """For tables and files, no two requests share one: letters, digits, dots and hyphens."""
         if self.kind == "ids":
-            return f"ids-{len(self.rows)}"
+            digest = hashlib.sha256(repr(self.rows).encode()).hexdigest()
+            return f"ids-{len(self.rows)}-{digest[:8]}"
         if self.kind == "class":
             return "class" if self.label is None else f"class-{self.label}"
-        return f"{self.kind}-{self.share:g}"
+        return f"{self.kind}-{self.share!r}"
 
     @property
     def title(self) -> str:
@@ -114,11 +116,15 @@ def read_rows(path: Path, what: str) -> dict[int, int]:
     if not path.is_file():
         raise ValueError(f"{what}: there is no file {path}")
     rows: dict[int, int] = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    try:
+        lines = path.read_text().splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{what}: {path} is no text file: {error}") from error
+    for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip()
         if not text:
             continue
-        if not text.isdecimal():
+        if not text.isdecimal() or int(text) >= 2**63:
             raise ValueError(f"{what}: line {number} of {path} must be a row number, got {text!r}")
         if int(text) in rows:
             raise ValueError(f"{what}: line {number} of {path} repeats row {int(text)}")

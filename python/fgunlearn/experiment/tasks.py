@@ -32,7 +32,7 @@ def run_tasks(
     """
     with tempfile.TemporaryDirectory(prefix="fgunlearn-tasks-") as folder:
         decoded = Path(folder) / "data.safetensors"
-        data.read(source).save(decoded)
+        data.read_once(source).save(decoded)
         tasks = tasks_on(f"tensors:{decoded}")
         processes = min(jobs or pool.cores(), len(tasks))
         with bar(progress) as display:

@@ -36,17 +36,19 @@ class TrainedModels:
         training: Training,
         seed: int,
         tick: Callable[[], None] = lambda: None,
+        occasion: str = "",
     ) -> tuple[nn.Module, float]:
         """A model in eval mode, and the seconds its training took; see :func:`fgunlearn.experiment.training.train`.
 
-        A damaged file is trained anew and replaced.
+        A damaged file is trained anew and replaced. What is asked for on another ``occasion`` is trained again, though
+        it is the same: where its seconds matter, they should be of about when they are compared with others.
 
         Raises:
             OSError: the folder can't be written.
         """
         if self._folder is None:
             return train(samples, classes, training, seed, tick)
-        path = self._folder / f"{key_of(samples, classes, training, seed)}.safetensors"
+        path = self._folder / f"{key_of(samples, classes, training, seed, occasion)}.safetensors"
         model = training.new_model(samples, classes, seed)
         seconds = _read(path, model)
         if seconds is None:
@@ -54,12 +56,15 @@ class TrainedModels:
             self._folder.mkdir(parents=True, exist_ok=True)
             state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
             with replacing(path) as temporary:
-                save_file(state, temporary, {"seconds": repr(seconds)})
+                try:
+                    save_file(state, temporary, {"seconds": repr(seconds)})
+                except SafetensorError as error:
+                    raise OSError(f"can't write {path}: {error}") from error
         return model.eval(), seconds
 
 
-def key_of(samples: Samples, classes: int, training: Training, seed: int) -> str:
-    """Hexadecimal hash of the data, the recipe and the seed; and of the machine, for the seconds are kept as well."""
+def key_of(samples: Samples, classes: int, training: Training, seed: int, occasion: str = "") -> str:
+    """Hexadecimal hash of data, recipe, seed and code; and of the machine, for the seconds are kept as well."""
     there = machine.describe()
     recipe = {
         "training": dataclasses.asdict(training),
@@ -67,6 +72,8 @@ def key_of(samples: Samples, classes: int, training: Training, seed: int) -> str
         "seed": seed,
         "machine": [there[part] for part in ("processor", "cores", "torch")],
         "threads": torch.get_num_threads(),
+        "code": machine.code_digest(),
+        "occasion": occasion,
     }
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
     for tensor in (samples.images, samples.labels, samples.mean, samples.std):

@@ -49,9 +49,8 @@ def run(task: Task) -> dict[str, Any]:
         {"name": "source", **_figures(measure, source, source_seconds)},
         {"name": "retrained", **_figures(measure, retrained, retrain_seconds), "acceleration": 1.0},
     ]
-    calibrated = costs.calibrated(source, scenario, task.training, task.seed)
     for recipe in recipes(task.seed):
-        rows.append(_run_recipe(recipe, scenario, source, retrain_seconds, calibrated, measure, task))
+        rows.append(_run_recipe(recipe, scenario, source, retrain_seconds, measure, task))
     rows.append(_short_retraining(scenario, split.classes, task, retrain_seconds, measure))
     return {
         "scenario": task.scenario,
@@ -91,7 +90,6 @@ def _run_recipe(
     scenario: Scenario,
     source: nn.Module,
     retrain_seconds: float,
-    calibrated: metrics.CostModel,
     measure: Measure,
     task: Task,
 ) -> dict[str, Any]:
@@ -105,6 +103,7 @@ def _run_recipe(
         repair=dataclasses.replace(recipe.repair, seed=task.seed),
         heldout_loader=scenario.heldout.batches(EVALUATION_BATCH),
     )
+    calibrated = costs.calibrated(source, scenario, task.training, result.selection)
     scored = costs.scored_passes(recipe.strategy.score_kind)
     predicted = costs.predicted_acceleration(calibrated, result, scenario, task.training, scored, recipe.batch)
     measured = metrics.acceleration_ratio(retrain_seconds, result.total_seconds)

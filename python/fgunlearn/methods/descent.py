@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fgunlearn import ops
 from fgunlearn.arguments import check_count, check_number, check_seed
 from fgunlearn.batches import Loader, LossFunction, batch_size, checked_loss, count_batches, cross_entropy, device_of
 from fgunlearn.optim import SparseOptimizer
 from fgunlearn.parameters import trainable
 from fgunlearn.progress import bar
 from fgunlearn.unlearning.changing import timed
-from fgunlearn.unlearning.result import DivergedError, Record, Result
+from fgunlearn.unlearning.result import DivergedError, Record, Result, check_finite
 from fgunlearn.unlearning.schedule import Schedule, check_schedule, learning_rate
 
 
@@ -56,7 +55,8 @@ class Descent:
 
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.SGD:
         """The optimizer of these parameters, its learning rate still to be set."""
-        return torch.optim.SGD(
+        parameters = list(parameters)
+        sgd = torch.optim.SGD(
             parameters,
             lr=self.lr,
             momentum=self.momentum,
@@ -64,6 +64,12 @@ class Descent:
             weight_decay=self.weight_decay,
             fused=True,  # the fastest there is: methods are compared by time
         )
+        if self.momentum > 0:
+            # As the first step would make it. A fused step fails where one parameter has it and another, which no
+            # gradient has reached before, does not.
+            for parameter in parameters:
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd
 
 
 @dataclass(frozen=True)
@@ -186,12 +192,7 @@ def descend(
             record.history.append(
                 {"epoch": len(record.history) + 1, **means.row(), "learning_rate": optimizer.param_groups[0]["lr"]}
             )
-        counts = ops.count_nonfinite([p.detach() for p in parameters.values()]).tolist()
-        for name, count in zip(parameters, counts, strict=True):
-            if count:
-                raise DivergedError(
-                    f"it diverged: {name!r} has {count} NaN or infinite values; lower lr ({descent.lr})"
-                )
+        check_finite(parameters, f"lower lr ({descent.lr})")
 
 
 class _Means:

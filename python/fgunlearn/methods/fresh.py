@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from fgunlearn.parameters import trainable
@@ -23,13 +25,14 @@ class Fresh:
 def fresh(model: nn.Module, new_model: Callable[[], nn.Module] | None, seed: int) -> Fresh:
     """The initial values of ``new_model()``, or of the model's layers by their own ``reset_parameters``.
 
-    Either draws from torch's CPU generator under the seed. Frozen parameters are none of the result's. The model is not
+    Either draws from torch's CPU generator under the seed. Only trainable parameters are for the caller to take. A
+    buffer that no ``reset_parameters`` sets, such as a table of positions, stays as the model has it. The model is not
     touched.
 
     Raises:
         TypeError: ``new_model`` can't be called, or returns no module.
         ValueError: it returns another architecture (the first difference is named), or without it a layer has trainable
-            parameters and no ``reset_parameters``.
+            parameters and no ``reset_parameters``, or one that leaves some as they are.
     """
     if new_model is not None and not callable(new_model):
         raise TypeError(f"new_model must be a function that makes an untrained model, or None, got {new_model!r}")
@@ -59,6 +62,10 @@ def fresh(model: nn.Module, new_model: Callable[[], nn.Module] | None, seed: int
 def _reset_copy(model: nn.Module) -> nn.Module:
     """A copy on the CPU, where the seed's draws are the same for every device, all layers as if just made."""
     made = copy.deepcopy(model).cpu()
+    started = {name: p for name, p in made.named_parameters() if p.requires_grad}
+    with torch.no_grad():
+        for parameter in started.values():
+            parameter.fill_(math.nan)
     for name, layer in reversed(list(made.named_modules())):  # a layer has its say after the layers it is made of
         reset = getattr(layer, "reset_parameters", None) or getattr(layer, "_reset_parameters", None)
         if callable(reset):
@@ -67,5 +74,11 @@ def _reset_copy(model: nn.Module) -> nn.Module:
             raise ValueError(
                 f"{name or 'the model'!r}, a {type(layer).__name__}, has parameters of its own and no reset_parameters "
                 "to start over with: give new_model, a function that makes an untrained model"
+            )
+    for name, parameter in started.items():
+        if bool(parameter.isnan().any()):  # a value that training has left, such as an adapter's or a pruned layer's
+            raise ValueError(
+                f"no layer's reset_parameters sets {name!r} anew: give new_model, a function that makes an untrained "
+                "model"
             )
     return made

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
+from fgunlearn.arguments import check_choice, check_count, check_number
 from fgunlearn.batches import Loader, LossFunction, checked_loss, cross_entropy, with_last
 from fgunlearn.metrics.outputs import Outputs
 
@@ -96,19 +97,15 @@ def relearn_time(
         check_every: steps between two looks at D_u; one pass over it when None. It is what ``steps`` is rounded up to.
 
     Raises:
-        TypeError: batches that are not ``(x, y)``.
+        TypeError: batches that are not ``(x, y)``; a number that is none.
         ValueError: an empty loader, or an iterator that gives only one pass; a number out of its range; an unknown
             measure; a model that diverges on the way, or whose outputs are not logits.
     """
-    if measure not in get_args(Measure):
-        raise ValueError(f"measure must be one of {', '.join(map(repr, get_args(Measure)))}, got {measure!r}")
-    for argument, value, least in (
-        ("tolerance", tolerance, 0),
-        ("max_steps", max_steps, 1),
-        ("check_every", check_every, 1),
-    ):
-        if value is not None and not value >= least:
-            raise ValueError(f"{argument} must be >= {least}, got {value}")
+    check_choice(measure, get_args(Measure), "measure")
+    check_number(tolerance, "tolerance", low=0.0)
+    check_count(max_steps, "max_steps")
+    if check_every is not None:
+        check_count(check_every, "check_every")
     if isinstance(forget_loader, Iterator):
         raise ValueError("forget_loader is read many times: give a loader or a list, not an iterator")
     if not lr > 0:

@@ -29,7 +29,7 @@ from fgunlearn.progress import bar
 from fgunlearn.selection.selection import Selection
 from fgunlearn.unlearning.neighbours import neighbour_votes
 from fgunlearn.unlearning.repair import Repair
-from fgunlearn.unlearning.result import DivergedError, Record
+from fgunlearn.unlearning.result import DivergedError, Record, check_finite
 from fgunlearn.unlearning.stopping import StopRule
 
 _SUPPORT_SLACK = 0.02  # a likelihood this little above the neighbours' support is not pushed further
@@ -113,17 +113,21 @@ def repair_(
                 forgetting_in_epoch = 0
                 if back:
                     break
+    check_finite(parameters, f"lower lr ({repair.lr}) or weight ({repair.weight})")
     return record
 
 
 def _cycle(loader: Loader, steps: int) -> Iterator[Any]:
     taken = 0
     while taken < steps:
+        before = taken
         for batch in loader:
             if taken == steps:
                 return
             taken += 1
             yield batch
+        if taken == before:
+            raise ValueError("retain_loader gave no batch when it was read again")
 
 
 class ForgetTerm:

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from fgunlearn import ops
 from fgunlearn.selection.selection import Selection
 
 
 class DivergedError(ValueError):
     """Training left the finite numbers; the model is as it was before."""
+
+
+def check_finite(parameters: Mapping[str, Tensor], advice: str) -> None:
+    """That training has left no parameter with a NaN or an infinite value.
+
+    Raises:
+        DivergedError: one has; the first is named.
+    """
+    counts = ops.count_nonfinite([p.detach() for p in parameters.values()]).tolist()
+    for name, count in zip(parameters, counts, strict=True):
+        if count:
+            raise DivergedError(f"it diverged: {name!r} has {count} NaN or infinite values; {advice}")
 
 
 @dataclass

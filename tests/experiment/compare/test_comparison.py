@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fgunlearn import methods
 from fgunlearn.experiment.compare import comparison as comparisons
 from fgunlearn.experiment.compare import trial
 from fgunlearn.experiment.compare.comparison import Comparison, OtherExperimentError
 from fgunlearn.experiment.compare.entries import parse
+from fgunlearn.experiment.data import Dataset
 from fgunlearn.experiment.requests import Request
 from fgunlearn.experiment.training import Training
 from fgunlearn.unlearning.result import DivergedError
@@ -198,22 +200,52 @@ def test_a_full_disk_loses_nothing_that_is_finished(
     assert all(json.loads(path.read_text()) for path in written)
 
 
-def test_limits_are_asked_of_means_over_the_seeds() -> None:
-    summary = {
-        **{f"gap_{part}": {"mean": 0.01} for part in ("forget", "retain", "test")},
-        "gap_mia": {"mean": -0.02},
-        "average_gap": {"mean": 1.0},
-        "tug_of_war": {"mean": 0.97},
-    }
+def test_limits_are_asked_of_the_mean_size_over_the_seeds() -> None:
+    sizes = {part: {"mean": 0.01} for part in ("forget", "retain", "test")} | {"mia": {"mean": 0.02}}
+    summary = {"gap_sizes": sizes, "average_gap": {"mean": 1.0}, "tug_of_war": {"mean": 0.97}}
     assert all(comparisons._met(summary).values())
-    for name, worse, limit in (
-        ("gap_test", -0.011, "accuracy gap"),
-        ("gap_mia", -0.021, "MIA gap"),
-        ("average_gap", 1.01, "average gap"),
-        ("tug_of_war", 0.969, "tug of war"),
+    for worse, limit in (
+        ({"gap_sizes": {**sizes, "test": {"mean": 0.011}}}, "accuracy gap"),
+        ({"gap_sizes": {**sizes, "mia": {"mean": 0.021}}}, "MIA gap"),
+        ({"average_gap": {"mean": 1.01}}, "average gap"),
+        ({"tug_of_war": {"mean": 0.969}}, "tug of war"),
     ):
-        met = comparisons._met({**summary, name: {"mean": worse}})
+        met = comparisons._met({**summary, **worse})
         assert [key for key, kept in met.items() if not kept] == [limit]
+
+
+def test_gaps_of_opposite_signs_do_not_make_a_small_one(results: dict[str, Any]) -> None:
+    rows = [{**row_of(results, "topk"), "seed": seed, "gap_mia": gap} for seed, gap in ((0, 0.05), (1, -0.05))]
+    summary = comparisons.summarise("random-0.1", "", rows)["rows"][0]
+    assert summary["gap_mia"]["mean"] == 0.0
+    assert summary["gap_sizes"]["mia"]["mean"] == 0.05
+    assert not summary["met"]["MIA gap"]
+
+
+def test_other_data_in_the_same_folder_is_refused(
+    results: dict[str, Any], comparison: Comparison, folder: Path, tmp_path: Path
+) -> None:
+    images = torch.rand(150, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    Dataset(images, torch.arange(150) % 3).save(tmp_path / "other.safetensors")
+    other = replace(comparison, source=f"tensors:{tmp_path / 'other.safetensors'}")
+    with pytest.raises(OtherExperimentError, match="holds another experiment: its data is"):
+        comparisons.run(other, folder, progress=False)
+
+
+def test_a_request_that_the_data_can_not_have_claims_no_folder(comparison: Comparison, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no class 9"):
+        comparisons.run(replace(comparison, requests=(Request("class", label=9),)), tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("stranger", ["{}", '{"name": "ssd"}', "[1]", "not JSON"])
+def test_a_file_that_is_not_its_row_is_measured_again(comparison: Comparison, tmp_path: Path, stranger: str) -> None:
+    small = replace(comparison, requests=(Request("random"),), seeds=(0,), entries=(parse("randomk"),))
+    comparisons.run(small, tmp_path / "out", progress=False)
+    for path in (tmp_path / "out" / "runs").iterdir():
+        path.write_text(stranger)
+    again = comparisons.run(small, tmp_path / "out", progress=False)
+    assert [row["name"] for row in again["rows"]] == ["source", "retrained", "randomk"]
 
 
 def test_the_best_keeps_the_limits_if_one_does() -> None:

@@ -84,6 +84,7 @@ def parse(spec: str) -> Entry:
 
 def _value(text: str) -> Any:
     try:
-        return ast.literal_eval(text)
+        value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+    return value if isinstance(value, (int, float, type(None))) else text

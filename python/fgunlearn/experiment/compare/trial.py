@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from fgunlearn import methods, metrics
+from fgunlearn import machine, methods, metrics
 from fgunlearn.experiment import costs
 from fgunlearn.experiment.compare.entries import Entry
 from fgunlearn.experiment.measure import EVALUATION_BATCH, Measure
@@ -32,7 +32,11 @@ RETRAINED = "retrained"
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What to run. ``folder`` is where finished results are kept, one file each; ``gan`` the SPDGAN's arguments."""
+    """What to run.
+
+    ``folder`` is where finished results are kept, one file each; ``data`` is the data's digest, ``gan`` the SPDGAN's
+    arguments.
+    """
 
     source: str
     request: Request
@@ -40,6 +44,7 @@ class Task:
     entries: tuple[Entry, ...]
     training: Training
     folder: Path
+    data: str = ""
     limit: int | None = None
     gan: dict[str, Any] = dataclasses.field(default_factory=dict)
     relearn: bool = True
@@ -51,7 +56,9 @@ class Task:
 
     def path(self, name: str, options: Any) -> Path:
         """Where the row of that name is kept: under a hash of all that it is a function of."""
-        given = [name, repr(options), repr(self.training), repr(self.gan), self.limit, self.relearn, self.request.rows]
+        there = machine.describe()
+        given = [name, repr(options), repr(self.request), repr(self.training), repr(self.gan), self.limit, self.relearn]
+        given += [self.data, machine.code_digest(), there["processor"], there["torch"]]
         digest = hashlib.sha256(json.dumps(given).encode()).hexdigest()[:12]
         stem = name.partition(":")[0]
         return self.folder / "runs" / f"{self.request.name}-seed{self.seed}-{stem}-{digest}.json"
@@ -68,8 +75,15 @@ class Task:
 
 def finished(task: Task) -> list[dict[str, Any]] | None:
     """The rows of a task that is done; None if one is missing."""
-    rows = [read_json(path) for _, path in task.paths()]
+    rows = [_row(task, name, path) for name, path in task.paths()]
     return None if any(row is None for row in rows) else [row for row in rows if row is not None]
+
+
+def _row(task: Task, name: str, path: Path) -> dict[str, Any] | None:
+    """What a file holds, if it is that row."""
+    row = read_json(path)
+    about = {"name": name, "scenario": task.request.name, "seed": task.seed}
+    return row if row is not None and about.items() <= row.items() else None
 
 
 def run(task: Task) -> str:
@@ -80,7 +94,9 @@ def run(task: Task) -> str:
     scenario, classes = task.request.scenario(task.source, task.seed, task.limit)
     trained = TrainedModels(task.folder / "models")
     source, source_seconds = trained.train(scenario.train, classes, task.training, task.seed)
-    retrained, seconds = trained.train(scenario.retain, classes, task.training, task.seed + RETRAIN_SEED)
+    retrained, seconds = trained.train(
+        scenario.retain, classes, task.training, task.seed + RETRAIN_SEED, occasion=task.request.name
+    )
     forget, train = scenario.forget.batches(EVALUATION_BATCH), scenario.train.batches(EVALUATION_BATCH)
     gan = SPDGAN(seed=task.seed, **task.gan).fit(source, forget, train)
     measure = Measure(scenario, source, retrained, gan, seed=task.seed, relearn=task.relearn)
@@ -90,9 +106,8 @@ def run(task: Task) -> str:
         "sizes": {part: len(getattr(scenario, part)) for part in ("forget", "retain", "heldout", "test")},
         "parameters": sum(p.numel() for p in source.parameters()),
     }
-    calibrated: metrics.CostModel | None = None
     for (name, path), entry in zip(task.paths(), (None, None, *task.entries), strict=True):
-        if read_json(path) is not None:
+        if _row(task, name, path) is not None:
             continue
         row: dict[str, Any] = {**about, "name": name}
         if entry is None:
@@ -100,8 +115,7 @@ def run(task: Task) -> str:
             row |= {"seconds": took, **({} if name == SOURCE else {"acceleration": 1.0})}
             row |= measure.of(model)
         else:
-            calibrated = calibrated or costs.calibrated(source, scenario, task.training, task.seed)
-            row |= _unlearned(task, entry, scenario, source, seconds, calibrated, measure)
+            row |= _unlearned(task, entry, scenario, source, seconds, measure)
         write_json(row, path)
     return task.title
 
@@ -112,7 +126,6 @@ def _unlearned(
     scenario: Scenario,
     source: nn.Module,
     retrain_seconds: float,
-    calibrated: metrics.CostModel,
     measure: Measure,
 ) -> dict[str, Any]:
     model = copy.deepcopy(source)
@@ -134,6 +147,9 @@ def _unlearned(
         )
     except DivergedError as error:
         return {**about, "failed": str(error)}
+    except (TypeError, ValueError) as error:  # an option that the method does not take
+        raise type(error)(f"{entry.name}: {error}") from error
+    calibrated = costs.calibrated(source, scenario, task.training, result.selection)
     measured = metrics.acceleration_ratio(retrain_seconds, result.total_seconds)
     scored = costs.scored_passes(_score_of(entry, arguments))
     predicted = costs.predicted_acceleration(calibrated, result, scenario, task.training, scored, batch)

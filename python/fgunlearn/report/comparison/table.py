@@ -76,8 +76,11 @@ class Row:
 
 
 def _size(*path: str) -> Distance:
+    """Of the mean over the seeds; of a gap the mean of its sizes, for opposite signs make no small gap."""
+    gap, sized = path[0].startswith("gap_"), ("gap_sizes", path[0].removeprefix("gap_"))
+
     def distance(model: Model, _: Model | None) -> float | None:
-        figure = model.stat(*path)
+        figure = (model.stat(*sized) if gap else None) or model.stat(*path)
         return None if figure is None else abs(figure.mean)
 
     return distance

@@ -62,7 +62,7 @@ def sentences(scenario: Scenario) -> list[str]:
 
 
 def _any_fits(scenario: Scenario, group: str) -> bool:
-    return any(model.group == group and model.missed == () for model in scenario.models)
+    return any(model.group == group and model.missed == () and model.name == model.method for model in scenario.models)
 
 
 def cards(scenario: Scenario) -> list[Card]:
@@ -87,11 +87,15 @@ def _checks(scenario: Scenario, model: Model) -> tuple[Check, ...]:
     limit = limits.get("accuracy gap")
     for part, label in PARTS.items():
         if (gap := model.stat(f"gap_{part}")) is not None:
-            text = f"{decimal(POINTS * gap.mean, 1, signed=True)} points"
-            is_kept = None if limit is None else abs(gap.mean) <= limit + 1e-12
+            size = model.stat("gap_sizes", part) or gap
+            text = (
+                f"{decimal(POINTS * gap.mean, 1, signed=True)} points, mean size {decimal(POINTS * abs(size.mean), 1)}"
+            )
+            is_kept = None if limit is None else abs(size.mean) <= limit + 1e-12
             checks.append(Check(f"accuracy gap, {label}", text, _within(limit, POINTS), is_kept))
     if (gap := model.stat("gap_mia")) is not None:
-        text = decimal(gap.mean, 3, signed=True)
+        size = model.stat("gap_sizes", "mia") or gap
+        text = f"{decimal(gap.mean, 3, signed=True)}, mean size {decimal(abs(size.mean), 3)}"
         checks.append(Check("MIA AUC gap", text, _within(limits.get("MIA gap")), kept.get("MIA gap")))
     if (tow := model.stat("tug_of_war")) is not None:
         least = limits.get("tug of war")
@@ -99,7 +103,8 @@ def _checks(scenario: Scenario, model: Model) -> tuple[Check, ...]:
         checks.append(Check("tug of war", decimal(tow.mean, 3), text, kept.get("tug of war")))
     if (speed := model.stat("acceleration")) is not None:
         text = f"{AT_LEAST} {tick(ACCELERATION_LIMIT)}{TIMES}"
-        checks.append(Check("acceleration", times(speed.mean), text, speed.mean >= ACCELERATION_LIMIT))
+        text = f"{text} wished for, {'reached' if speed.mean >= ACCELERATION_LIMIT else 'not reached'}"
+        checks.append(Check("acceleration", times(speed.mean), text, None))
     return tuple(checks)
 
 
