@@ -15,6 +15,7 @@ from typing import Any
 
 import marked_regions
 
+from fgunlearn.experiment.results import spread
 from fgunlearn.report import main_figure, save
 
 ROOT = Path(__file__).parent.parent
@@ -27,14 +28,6 @@ MODELS = ("source", "retrained")
 def results(data: str) -> dict[str, Any]:
     """The committed results on that data."""
     return json.loads((DOCS / "results" / f"compare-{data}" / "results.json").read_text())
-
-
-def spread(value: dict[str, float | None] | None, digits: int = 1, scale: float = 1.0) -> str:
-    """Mean±std over seeds; a dash for what is not defined for any."""
-    if value is None or value["mean"] is None:
-        return "-"
-    std = value["std"]
-    return f"{scale * value['mean'] + 0.0:.{digits}f}" + ("" if std is None else f"±{scale * std:.{digits}f}")
 
 
 def is_sweep(name: str) -> bool:

@@ -17,6 +17,7 @@ import marked_regions
 from fgunlearn.experiment.degree.settings import SETTINGS
 from fgunlearn.experiment.degree.shifts import GAN, NOISE, PLAIN
 from fgunlearn.experiment.degree.trial import ORDERED
+from fgunlearn.experiment.results import spread
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "unlearning-degree.md"
@@ -26,15 +27,6 @@ DATA = ("digits", "cifar10")
 def results(data: str) -> dict[str, Any]:
     """The committed results on that data."""
     return json.loads((ROOT / "docs" / "results" / f"unlearning-degree-{data}.json").read_text())
-
-
-def spread(value: dict[str, float | None], digits: int = 1, scale: float = 100.0) -> str:
-    """Mean±std over seeds; a dash for what is not defined for any."""
-    mean, std = value["mean"], value["std"]
-    if mean is None:
-        return "-"
-    shown = "" if std is None else f"±{scale * std:.{digits}f}"
-    return f"{scale * mean + 0.0:.{digits}f}{shown}"
 
 
 def interval(found: dict[str, float], digits: int = 1, scale: float = 100.0) -> str:
@@ -67,11 +59,11 @@ def subtle(data: str) -> str:
         iid = min(task["iid"]["p_value"] for task in tasks)
         itself = max(row["itself"] for task in tasks for row in task["shifts"])
         lines.append(
-            f"| {SETTINGS[name].title} | {spread(row['source_accuracy_unshifted'])} | "
-            f"{spread(row['source_accuracy'])} | {spread(row['source_accuracy_control'])} | "
-            f"{spread(row['rms'], 3, 1.0)} | "
-            f"{spread(row['mmd']['source']['squared_mmd'], 3, 1.0)}, p = {largest:.3f} | p = {iid:.3f} | {itself:g} | "
-            f"{spread(row['seconds'], 1, 1.0)} |"
+            f"| {SETTINGS[name].title} | {spread(row['source_accuracy_unshifted'], 1, 100.0)} | "
+            f"{spread(row['source_accuracy'], 1, 100.0)} | {spread(row['source_accuracy_control'], 1, 100.0)} | "
+            f"{spread(row['rms'], 3)} | "
+            f"{spread(row['mmd']['source']['squared_mmd'], 3)}, p = {largest:.3f} | p = {iid:.3f} | {itself:g} | "
+            f"{spread(row['seconds'], 1)} |"
         )
     return "\n".join(lines)
 
@@ -104,10 +96,11 @@ def models(data: str) -> str:
     for name, summary in results(data)["summary"].items():
         for row in summary["methods"]:
             degrees = [row["degree"][shift] for shift in (PLAIN, GAN, NOISE)]
-            cells = [spread(d["net"]) for d in degrees] + [spread(d["net_loss"], 2, 1.0) for d in degrees]
+            cells = [spread(d["net"], 1, 100.0) for d in degrees] + [spread(d["net_loss"], 2) for d in degrees]
             lines.append(
-                f"| {SETTINGS[name].title} | {row['name']} | {spread(row['distance'], 3, 1.0)} | "
-                f"{spread(row['accuracy_forget'])} | {spread(row['accuracy_test'])} | {' | '.join(cells)} |"
+                f"| {SETTINGS[name].title} | {row['name']} | {spread(row['distance'], 3)} | "
+                f"{spread(row['accuracy_forget'], 1, 100.0)} | {spread(row['accuracy_test'], 1, 100.0)} | "
+                f"{' | '.join(cells)} |"
             )
     return "\n".join(lines)
 
@@ -123,7 +116,7 @@ def order(data: str) -> str:
             rows = [row for row in summary["methods"] if row["name"] in ORDERED]
             rows.sort(key=lambda row, shift=shift: -row["degree"][shift]["net"]["mean"])
             found = summary["correlation"][shift]
-            cells = [spread(found[f"{kind}_{of}"], 2, 1.0) for kind in ("deep", "near") for of in ("acc", "loss")]
+            cells = [spread(found[f"{kind}_{of}"], 2) for kind in ("deep", "near") for of in ("acc", "loss")]
             lines.append(
                 f"| {SETTINGS[name].title} | {'no shift' if shift == PLAIN else shift} | "
                 f"{', '.join(row['name'] for row in rows)} | {' | '.join(cells)} |"
@@ -146,11 +139,9 @@ def ablation(data: str) -> str:
             above = {of: f"{sum(f[of]['low'] > 0 for f in found)} of {len(found)}" for of in ("net", "net_loss")}
             lines.append(
                 f"| {SETTINGS[name].title} | {'no shift' if row['name'] == PLAIN else row['name']} | "
-                f"{spread(row['rms'], 3, 1.0) if 'rms' in row else 0} | {spread(row['source_accuracy'])} | "
-                + " | ".join(
-                    spread(seen[of]["squared_mmd"], 3, 1.0) if seen else "0" for of in ("source", "independent")
-                )
-                + f" | {spread(net)} | {above['net']} | {spread(loss, 2, 1.0)} | {above['net_loss']} |"
+                f"{spread(row['rms'], 3) if 'rms' in row else 0} | {spread(row['source_accuracy'], 1, 100.0)} | "
+                + " | ".join(spread(seen[of]["squared_mmd"], 3) if seen else "0" for of in ("source", "independent"))
+                + f" | {spread(net, 1, 100.0)} | {above['net']} | {spread(loss, 2)} | {above['net_loss']} |"
             )
     return "\n".join(lines)
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import marked_regions
 
+from fgunlearn.experiment.results import spread
+
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "choosing-k.md"
 FILES = ("tune-digits", "tune-digits-class", "tune-digits-mislabel")
@@ -29,14 +31,6 @@ def sections() -> Iterator[dict[str, Any]]:
         yield from results(name)["summary"]
 
 
-def spread(value: dict[str, float | None], digits: int = 2) -> str:
-    """Mean±std over seeds; a dash for what is not defined for any."""
-    if value["mean"] is None:
-        return "-"
-    shown = "" if value["std"] is None else f"±{value['std']:.{digits}f}"
-    return f"{value['mean'] + 0.0:.{digits}f}{shown}"
-
-
 def each(rows: list[dict[str, Any]]) -> str:
     """K, perturbation and epochs, seed by seed."""
     return "; ".join(f"{row['ratio']:g}, {row['perturb']}, {row['epochs']:g}" for row in rows)
@@ -51,8 +45,8 @@ def chosen() -> str:
     ]
     for row in sections():
         lines.append(
-            f"| {row['title']} | {each(row['chosen'])} | {spread(row['criterion'])} | {spread(row['gap'])} | "
-            f"{each(row['best'])} | {spread(row['best_gap'])} | {spread(row['regret'])} | "
+            f"| {row['title']} | {each(row['chosen'])} | {spread(row['criterion'], 2)} | {spread(row['gap'], 2)} | "
+            f"{each(row['best'])} | {spread(row['best_gap'], 2)} | {spread(row['regret'], 2)} | "
             f"{spread(row['seconds'], 1)} | {spread(row['retrain_seconds'], 1)} |"
         )
     return "\n".join(lines)
@@ -69,9 +63,9 @@ def regrets() -> str:
         again = row["references"]["retrained_again"]["gap"]
         alone = row["accuracy"]
         lines.append(
-            f"| {row['title']} | {spread(row['regret'])} | {spread(row['regret_of_recipe'])} | "
-            f"{spread(row['regret_of_draw'])} | {spread(again)} | {spread(row['spearman'])} | "
-            f"{spread(alone['regret'])} | {spread(alone['spearman'])} |"
+            f"| {row['title']} | {spread(row['regret'], 2)} | {spread(row['regret_of_recipe'], 2)} | "
+            f"{spread(row['regret_of_draw'], 2)} | {spread(again, 2)} | {spread(row['spearman'], 2)} | "
+            f"{spread(alone['regret'], 2)} | {spread(alone['spearman'], 2)} |"
         )
     return "\n".join(lines)
 
@@ -85,7 +79,8 @@ def only_k() -> str:
     for row in sections():
         found = row["ratio"]
         lines.append(
-            f"| {row['title']} | {spread(found['gap'])} | {spread(found['best_gap'])} | {spread(found['regret'])} |"
+            f"| {row['title']} | {spread(found['gap'], 2)} | {spread(found['best_gap'], 2)} | "
+            f"{spread(found['regret'], 2)} |"
         )
     return "\n".join(lines)
 
@@ -100,9 +95,9 @@ def references() -> str:
     for row in sections():
         found = row["references"]
         lines.append(
-            f"| {row['title']} | {spread(found['source']['criterion'])} | {spread(row['criterion'])} | "
-            f"{spread(found['retrained']['criterion'])} | {spread(found['retrained_again']['criterion'])} | "
-            f"{spread(found['source']['gap'])} |"
+            f"| {row['title']} | {spread(found['source']['criterion'], 2)} | {spread(row['criterion'], 2)} | "
+            f"{spread(found['retrained']['criterion'], 2)} | {spread(found['retrained_again']['criterion'], 2)} | "
+            f"{spread(found['source']['gap'], 2)} |"
         )
     return "\n".join(lines)
 

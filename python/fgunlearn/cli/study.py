@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -78,6 +77,7 @@ _WIDTH = 140  # columns of text that the table needs
 def _print(results: dict[str, Any]) -> None:
     """UD_net of retraining under each shift, by setting."""
     from fgunlearn.experiment.degree.settings import SETTINGS
+    from fgunlearn.experiment.results import spread
 
     shown = Table("setting", "shift", "source on shifted D_u %", "UD_net of retraining, points", "of loss", box=None)
     for name, summary in results["summary"].items():
@@ -85,15 +85,9 @@ def _print(results: dict[str, Any]) -> None:
             shown.add_row(
                 SETTINGS[name].title,
                 row["name"],
-                _spread(row["source_accuracy"], 100.0, 1),
-                _spread(row["retrained"]["net"], 100.0, 1),
-                _spread(row["retrained"]["net_loss"], 1.0, 2),
+                spread(row["source_accuracy"], 1, 100.0),
+                spread(row["retrained"]["net"], 1, 100.0),
+                spread(row["retrained"]["net_loss"], 2),
             )
     console = Console(highlight=False)
     Console(width=max(console.width, _WIDTH), highlight=False).print(shown)
-
-
-def _spread(found: dict[str, float], scale: float, digits: int) -> str:
-    """Mean±std; the mean alone for a single seed."""
-    spread = "" if math.isnan(found["std"]) else f"±{scale * found['std']:.{digits}f}"
-    return f"{scale * found['mean'] + 0.0:.{digits}f}{spread}"

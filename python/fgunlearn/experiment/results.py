@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ def mean_and_deviation(values: Sequence[float]) -> dict[str, float]:
     }
 
 
-def spread(value: dict[str, float] | None, digits: int, scale: float = 1.0) -> str:
-    """Mean±std as text; the mean alone for a single seed; a dash for what is not defined."""
-    if value is None or math.isnan(value["mean"]):
+def spread(value: Mapping[str, float | None] | None, digits: int, scale: float = 1.0) -> str:
+    """Mean±std as text; the mean alone for a single seed; a dash for what is not defined, NaN or, as read, None."""
+    mean, std = (None, None) if value is None else (value["mean"], value["std"])
+    if mean is None or math.isnan(mean):
         return "-"
-    deviation = "" if math.isnan(value["std"]) else f"±{scale * value['std']:.{digits}f}"
-    return f"{scale * value['mean'] + 0.0:.{digits}f}{deviation}"
+    deviation = "" if std is None or math.isnan(std) else f"±{scale * std:.{digits}f}"
+    return f"{scale * mean + 0.0:.{digits}f}{deviation}"
 
 
 def write_json(results: dict[str, Any], path: Path) -> None:

@@ -14,6 +14,12 @@ from fgunlearn.experiment.data import Samples
 from fgunlearn.experiment.resnet import ResNet
 from fgunlearn.seeding import seeded
 
+RETRAIN_SEED = 500
+"""Added to a task's seed for the retrained model: it is another draw, not a copy of the source."""
+
+AGAIN_SEED = 700
+"""And for a second one, which shows what chance makes of every figure."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Training:

@@ -17,7 +17,6 @@ from fgunlearn.experiment.scenarios import Scenario
 from fgunlearn.spdgan import SPDGAN
 from fgunlearn.unlearning.unlearn import unlearn
 
-_RETRAIN_SEED = 500  # added to the task's seed: the reference is another draw, not a copy
 _SHORT_SEED = 900
 
 
@@ -39,7 +38,7 @@ def run(task: Task) -> dict[str, Any]:
     scenario = scenarios.make(task.scenario, split, task.seed)
     source, source_seconds = training.train(scenario.train, split.classes, task.training, task.seed)
     retrained, retrain_seconds = training.train(
-        scenario.retain, split.classes, task.training, task.seed + _RETRAIN_SEED
+        scenario.retain, split.classes, task.training, task.seed + training.RETRAIN_SEED
     )
     gan = SPDGAN(seed=task.seed, **task.gan).fit(
         source, scenario.forget.batches(EVALUATION_BATCH), scenario.train.batches(EVALUATION_BATCH)

@@ -19,13 +19,11 @@ from fgunlearn.experiment.requests import Request
 from fgunlearn.experiment.results import read_json, write_json
 from fgunlearn.experiment.scenarios import Scenario
 from fgunlearn.experiment.trained import TrainedModels
-from fgunlearn.experiment.training import Training
+from fgunlearn.experiment.training import AGAIN_SEED, RETRAIN_SEED, Training
 from fgunlearn.methods.selective import SCORE
 from fgunlearn.spdgan import SPDGAN
 from fgunlearn.unlearning.result import DivergedError, Result
 
-RETRAIN_SEED = 500  # added to the task's: the reference is another draw, not a copy of the source
-AGAIN_SEED = 700  # and so is the second retrained model, which shows what chance makes of every figure
 SOURCE = "source"
 RETRAINED = "retrained"
 

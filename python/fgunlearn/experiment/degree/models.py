@@ -19,7 +19,11 @@ RETRAINED_AGAIN = "retrain, other seed"
 METHODS = ("Top-K", "Random-TopK", "Random-k", "fine-tune", "noise on everything")
 
 _EVALUATION_BATCH = 64
-_SEEDS = {RETRAINED: 500, RETRAINED_AGAIN: 700, "independent": 300}  # added to the task's seed
+_SEEDS = {
+    RETRAINED: training.RETRAIN_SEED,
+    RETRAINED_AGAIN: training.AGAIN_SEED,
+    "independent": 300,
+}  # added to the task's seed
 _STEPS = 70  # of a repair, at least: two epochs of a small data set are too few to come back from a perturbation
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
+
+from fgunlearn.experiment.results import spread
 
 WIDTH = 150
 """Columns of text that the table needs."""
@@ -29,13 +30,13 @@ def table(results: dict[str, Any]) -> Table:
     for heading in headings:
         shown.add_column(heading, justify="right", no_wrap=True)
     for row in results["summary"]:
-        cells = [_each(row["chosen"]), _spread(row["criterion"])]
+        cells = [_each(row["chosen"]), spread(row["criterion"], 2)]
         if hindsight:
-            cells += [_spread(row["gap"]), _each(row["best"])]
-            cells += [_spread(row[name]) for name in ("best_gap", "regret", "regret_of_recipe", "spearman")]
-        cells += [_spread(row["seconds"], 1)]
+            cells += [spread(row["gap"], 2), _each(row["best"])]
+            cells += [spread(row[name], 2) for name in ("best_gap", "regret", "regret_of_recipe", "spearman")]
+        cells += [spread(row["seconds"], 1)]
         if hindsight:
-            cells += [_spread(row["retrain_seconds"], 1)]
+            cells += [spread(row["retrain_seconds"], 1)]
         shown.add_row(row["title"], *cells)
     return shown
 
@@ -44,11 +45,3 @@ def _each(rows: Sequence[dict[str, Any]]) -> str:
     """A line for each seed, one where they agree."""
     lines = [f"{row['ratio']:g}, {row['perturb']}, {row['epochs']:g}" for row in rows]
     return lines[0] if len(set(lines)) == 1 else "\n".join(lines)
-
-
-def _spread(found: dict[str, float], digits: int = 2) -> str:
-    """Mean±std; the mean alone for a single seed; a dash for what is not defined."""
-    if math.isnan(found["mean"]):
-        return "-"
-    spread = "" if math.isnan(found["std"]) else f"±{found['std']:.{digits}f}"
-    return f"{found['mean'] + 0.0:.{digits}f}{spread}"

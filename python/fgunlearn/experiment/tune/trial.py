@@ -19,14 +19,11 @@ from fgunlearn.experiment.rank_correlation import spearman
 from fgunlearn.experiment.requests import Request
 from fgunlearn.experiment.scenarios import Scenario
 from fgunlearn.experiment.trained import TrainedModels
-from fgunlearn.experiment.training import Training
+from fgunlearn.experiment.training import AGAIN_SEED, RETRAIN_SEED, Training
 from fgunlearn.experiment.tune.criterion import PARTS, Expected
 from fgunlearn.experiment.tune.search import Configuration, Evaluation, Grid, coordinate_search
 from fgunlearn.metrics import Outputs
 from fgunlearn.unlearning.result import DivergedError
-
-RETRAIN_SEED = 500  # added to the task's: the reference is another draw, not a copy of the source
-AGAIN_SEED = 700  # and so is the second retrained model, which shows what chance makes of the gap
 
 
 @dataclasses.dataclass(frozen=True)
