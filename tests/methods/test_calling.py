@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -332,6 +333,38 @@ def test_a_repair_whose_last_step_diverges_is_no_success() -> None:
     with pytest.raises(ValueError, match=r"diverged: .* NaN or infinite values; lower lr"):
         fg.unlearn(model, gone(), kept()[:1], strategy=fg.RandomK(1.0), repair=wild)
     assert distance(model, source()) == 0
+
+
+class Averaging(nn.Module):
+    """Its forward pass puts another tensor where the buffer was, as moving averages are often written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.register_buffer("mean", torch.zeros(4))
+        self.register_buffer("unused", torch.tensor([math.nan, 1.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.mean(0).detach()
+        return self.layer(x - self.mean)
+
+
+def test_a_buffer_that_is_replaced_is_told_and_after_an_error_given_back() -> None:
+    batches = [(torch.randn(6, 4) + 1.0, torch.arange(6) % 3) for _ in range(3)]
+    assert fg.methods.finetune(Averaging(), [], batches, epochs=1).buffers == ["mean"]
+    model, steps = Averaging(), iter(range(2))
+    mean = model.mean
+
+    def failing(model: nn.Module, batch: Any) -> Tensor:
+        if next(steps, None) is None:
+            raise RuntimeError("stop")
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fg.methods.finetune(model, [], batches, epochs=1, loss_fn=failing)
+    assert model.mean is mean
+    assert mean.equal(torch.zeros(4))
 
 
 class Late(nn.Module):

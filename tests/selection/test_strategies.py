@@ -182,3 +182,8 @@ def test_lists_refuse_bad_sizes(choose: Any, size: dict[str, Any], error: type[E
 def test_bad_input_is_refused_by_name_and_value(call: Callable[[], object], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         call()
+
+
+@pytest.mark.parametrize(("share", "ranked"), [(0.29, 29), (0.57, 57), (0.295, 29), (0.0, 0), (1.0, 100)])
+def test_the_ranked_part_is_that_of_the_share_as_it_is_written(share: float, ranked: int) -> None:
+    assert fg.RandomTopK(k=100, top_share=share).top_count(100) == ranked  # 0.29 * 100 is 28.999999999999996

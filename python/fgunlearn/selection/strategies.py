@@ -276,8 +276,8 @@ class RandomTopK:
         return self.complete(parameters, *(_top(keys, top, self.scope, labels) if top else ([], None)))
 
     def top_count(self, k: int) -> int:
-        """How many of k are ranked: floor(top_share * k)."""
-        return math.floor(self.top_share * k)
+        """How many of k are ranked: floor(top_share * k), of the share as it is written: 29 of 100 for 0.29."""
+        return math.floor(self.top_share * k + 1e-9)
 
     def complete(self, parameters: Mapping[str, Tensor], top: Sequence[Tensor], threshold: float | None) -> Selection:
         """The selection from the ranked coordinates, per parameter (an empty list where none are), and random ones."""

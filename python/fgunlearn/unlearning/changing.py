@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,13 @@ class Snapshot:
             self._was = [t.clone() for t in tensors]
         else:
             self._was = ops.sparse_gather(tensors, selection.indices)
-        self._buffers = {name: (buffer, buffer.detach().clone()) for name, buffer in model.named_buffers()}
+        self._buffers = [
+            _Buffer(name, module, key, buffer, buffer.detach().clone())
+            for prefix, module in model.named_modules()
+            for key, buffer in module._buffers.items()
+            if buffer is not None
+            for name in [f"{prefix}.{key}" if prefix else key]
+        ]
 
     @contextlib.contextmanager
     def restored_on_error(self) -> Iterator[None]:
@@ -84,8 +91,9 @@ class Snapshot:
                 tensor.copy_(was)
         else:
             ops.sparse_scatter_(tensors, self._selection.indices, self._was)
-        for buffer, was in self._buffers.values():
-            buffer.copy_(was)
+        for each in self._buffers:
+            each.module._buffers[each.key] = each.tensor  # a forward pass may have put another one there
+            each.tensor.copy_(each.was)
         self.clear_gradients()
 
     def clear_gradients(self) -> None:
@@ -102,4 +110,22 @@ class Snapshot:
 
     def changed_buffers(self) -> list[str]:
         """The buffers that differ from before."""
-        return [name for name, (buffer, was) in self._buffers.items() if not torch.equal(buffer, was)]
+        return [each.name for each in self._buffers if not _same(each.module._buffers[each.key], each.was)]
+
+
+@dataclass(frozen=True)
+class _Buffer:
+    """Where a buffer is, the tensor that was there, and what it held."""
+
+    name: str
+    module: nn.Module
+    key: str
+    tensor: Tensor
+    was: Tensor
+
+
+def _same(now: Tensor | None, was: Tensor) -> bool:
+    """Whether two buffers hold the same; NaN is NaN."""
+    if now is None or now.shape != was.shape:
+        return False
+    return bool(((now == was) | ((now != now) & (was != was))).all())
