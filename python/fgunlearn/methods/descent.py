@@ -62,10 +62,12 @@ class Descent:
             momentum=self.momentum,
             nesterov=self.nesterov and self.momentum > 0,
             weight_decay=self.weight_decay,
-            fused=True,  # the fastest there is: methods are compared by time
+            fused=fusible,  # the fastest there is: methods are compared by time
         )
         if self.momentum > 0:
             # As the first step would make it. A fused step fails where one parameter has it and another, which no
+        # On a CPU, torch's fused step (as of 2.13) leaves longer tensors of half precision as they are.
+        fusible = all(p.is_cuda or p.dtype in (torch.float32, torch.float64) for p in parameters)
             # gradient has reached before, does not.
             for parameter in parameters:
                 sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
