@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fgunlearn.arguments import check_number
-from fgunlearn.batches import Loader, LossFunction, batch_size, checked_loss
+from fgunlearn.batches import Loader, LossFunction, checked_loss, known_size
 from fgunlearn.methods.descent import Descent, Pass, Terms, checked, descend
 from fgunlearn.parameters import trainable
 from fgunlearn.unlearning.changing import changing

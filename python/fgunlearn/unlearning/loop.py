@@ -14,13 +14,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fgunlearn.batches import (
     Loader,
     LossFunction,
-    batch_size,
     checked_loss,
     class_count,
     count_batches,
     cross_entropy,
     device_of,
+    known_size,
+    moved,
+    one_pass,
     one_tensor,
+    without_samples,
     x_and_y,
 )
 from fgunlearn.optim import SparseOptimizer
@@ -78,12 +81,12 @@ def repair_(
                 loss = kept + repair.weight * gone
             else:
                 kept = loss = checked_loss((loss_fn or cross_entropy)(model, batch))
-                gone, samples = None, batch_size(batch)
+                gone, samples = None, known_size(batch) or 0
             if not math.isfinite(float(loss.detach())):
-                raise DivergedError(
-                    f"the repair diverged: the loss is {float(loss.detach())} at step {step}; lower lr ({repair.lr}) "
-                    f"or weight ({repair.weight})"
-                )
+                advice = f"lower lr ({repair.lr}) or weight ({repair.weight})"
+                if step == 0:
+                    advice = "no update came before: look at the perturbation, the model, the data and the loss"
+                raise DivergedError(f"the repair diverged: the loss is {float(loss.detach())} at step {step}; {advice}")
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -119,15 +122,12 @@ def repair_(
 
 def _cycle(loader: Loader, steps: int) -> Iterator[Any]:
     taken = 0
-    while taken < steps:
-        before = taken
-        for batch in loader:
+    while taken < steps:  # a loader with fewer batches than its length is read once more: there are as many steps
+        for _, batch in one_pass(loader, "retain_loader"):
             if taken == steps:
                 return
             taken += 1
             yield batch
-        if taken == before:
-            raise ValueError("retain_loader gave no batch when it was read again")
 
 
 class ForgetTerm:
@@ -149,7 +149,9 @@ class ForgetTerm:
     ) -> None:
         self._kind = repair.forget
         self._loss_fn = loss_fn
-        self._batches = list(forget_batches)
+        self._batches = [batch for batch in forget_batches if not without_samples(batch)]
+        if not self._batches:
+            raise ValueError("forget_loader has no sample: there is nothing to forget")
         self._generator = torch.Generator().manual_seed(repair.seed)
         self._order: list[int] = []
         self._stop: StopRule | None = None

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
-from fgunlearn.batches import Loader, device_of, evaluation_mode, moved, x_and_y
+from fgunlearn.batches import Loader, device_of, evaluation_mode, moved, without_samples, x_and_y
 from fgunlearn.features import uncalled_layers
 
 _FEATURES = 4096  # per sample at most: pictures' features are averaged over squares until they fit
@@ -58,6 +58,8 @@ def features(model: nn.Module, loader: Loader, layer: str) -> tuple[Tensor, Tens
     try:
         with evaluation_mode(model):
             for batch in loader:
+                if without_samples(batch):
+                    continue
                 x, y = x_and_y(batch)
                 try:
                     model(moved(x, device))

@@ -6,7 +6,7 @@ import itertools
 
 from torch import nn
 
-from fgunlearn.batches import Loader, LossFunction, count_batches
+from fgunlearn.batches import Loader, LossFunction, count_batches, without_samples
 from fgunlearn.parameters import trainable
 from fgunlearn.perturb import Ascent, Gaussian, Perturbation, Reset, Shrink, Zero, perturb_
 from fgunlearn.selection import RandomK, RandomTopK, Strategy, TopK, select
@@ -59,6 +59,8 @@ def unlearn(
     count_batches(retain_loader, "retain_loader")
     forget_batches = list(forget_loader)
     if not forget_batches:
+    if all(without_samples(batch) for batch in forget_batches):
+        raise ValueError("forget_loader has no sample: there is nothing to forget")
         raise ValueError("forget_loader is empty: there is nothing to forget")
     device = next(iter(parameters.values())).device
     seconds: dict[str, float] = {}
