@@ -65,7 +65,7 @@ def repair_(
             if isinstance(module, _BatchNorm):
                 module.eval()
     per_epoch = count_batches(retain_loader, "retain_loader")
-    total = round(repair.epochs * per_epoch)
+    total = max(round(repair.epochs * per_epoch), int(repair.epochs > 0))
     record = Record()
     retain_loss = forget_loss = 0.0
     forgetting_in_epoch = 0

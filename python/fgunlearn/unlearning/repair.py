@@ -16,7 +16,7 @@ class Repair:
     """A few epochs of SGD on the remaining data that update the selected coordinates only.
 
     Args:
-        epochs: passes over the remaining data; a fraction is fine; 0 for none.
+        epochs: passes over the remaining data; a fraction is fine, rounded to whole steps and at least one; 0 for none.
         lr: the largest learning rate.
         momentum: of SGD.
         nesterov: of SGD; only with momentum.
