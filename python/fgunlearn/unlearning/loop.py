@@ -30,7 +30,7 @@ from fgunlearn.optim import SparseOptimizer
 from fgunlearn.parameters import trainable
 from fgunlearn.progress import bar
 from fgunlearn.selection.selection import Selection
-from fgunlearn.unlearning.neighbours import neighbour_votes
+from fgunlearn.unlearning.neighbours import check_class_numbers, neighbour_votes
 from fgunlearn.unlearning.repair import Repair
 from fgunlearn.unlearning.result import DivergedError, Record, check_finite
 from fgunlearn.unlearning.stopping import StopRule
@@ -135,7 +135,7 @@ class ForgetTerm:
 
     With the default loss, one forward pass serves both: the forget samples go through the model in one batch with the
     retain samples, so that batch norm sees the mixture it was trained on. A ``loss_fn`` of the user's gets a pass of
-    its own, and only "ascent" is defined for it.
+    its own, and only "ascent" is defined for it; the mean of that loss then is what the stop rule compares.
     """
 
     def __init__(
@@ -157,21 +157,32 @@ class ForgetTerm:
         self._stop: StopRule | None = None
         self._votes: Tensor | None = None
         self._checked = 0
+        self._size, self._count = 1, len(self._batches)  # what a step takes, and of how many; samples or batches
+        stopping = heldout_loader if repair.stop else None
+        if stopping is not None:
+            count_batches(stopping, "heldout_loader")
         if loss_fn is not None:
             if repair.forget != "ascent":
                 raise ValueError(
                     f"forget={repair.forget!r} is defined on logits and class labels: use it with loss_fn=None and "
                     "(x, y) batches, or use forget='ascent'"
                 )
+            if stopping is not None:
+                self._stop = StopRule(stopping, loss_fn=loss_fn)
             return
         pairs = [x_and_y(batch) for batch in self._batches]
         self._device = device_of(model)
-        self._x = torch.cat([x for x, _ in pairs]).to(self._device)
-        self._y = torch.cat([y for _, y in pairs]).to(self._device)
-        self._size = min(repair.forget_batch or len(pairs[0][1]), len(self._y))
+        self._x = _joined([x for x, _ in pairs]).to(self._device)
+        self._y = _joined([y for _, y in pairs]).to(self._device)
+        self._size, self._count = min(repair.forget_batch or len(pairs[0][1]), len(self._y)), len(self._y)
+        # What fits in memory with gradients does so without.
+        largest = max(len(y) for _, y in pairs)
+        self._batches = list(zip(self._x.split(largest), self._y.split(largest), strict=True))
         expected = None
+        if repair.forget != "ascent" or stopping is not None:
+            check_class_numbers(self._y, "forget_loader")
         guided = repair.guided and repair.forget == "unlikelihood"
-        if guided or repair.forget == "neighbour" or (repair.stop and heldout_loader is not None):
+        if guided or repair.forget == "neighbour" or stopping is not None:
             classes = class_count(model, pairs[0][0])
             votes, labels = neighbour_votes(model, retain_loader, classes, repair.neighbours, repair.neighbour_layer)(
                 pairs
@@ -179,18 +190,20 @@ class ForgetTerm:
             expected = float((votes.argmax(1) == labels).float().mean())
             self._votes = votes
         self._guided = guided
-        if repair.stop and heldout_loader is not None:
-            self._stop = StopRule(heldout_loader, expected)
+        if stopping is not None:
+            self._stop = StopRule(stopping, expected)
 
     def losses(self, model: nn.Module, retain_batch: Any) -> tuple[Tensor, Tensor, int]:
         """The retain loss, the forget loss, and how many samples they took."""
         if self._loss_fn is not None:
             batch = self._batches[self._next(1, len(self._batches))[0]]
             kept = checked_loss(self._loss_fn(model, retain_batch))
-            return kept, -checked_loss(self._loss_fn(model, batch)), batch_size(retain_batch) + batch_size(batch)
-        x, y = (part.to(self._device) for part in x_and_y(retain_batch))
+            gone = -checked_loss(self._loss_fn(model, batch))
+            return kept, gone, (known_size(retain_batch) or 0) + (known_size(batch) or 0)
+        x, y = x_and_y(retain_batch)
+        y = y.to(self._device)
         chosen = torch.tensor(self._next(self._size, len(self._y)), device=self._device)
-        logits = one_tensor(model(torch.cat([x, self._x[chosen]])))
+        logits = one_tensor(model(_joined([moved(x, self._device), self._x[chosen]])))
         kept = checked_loss(F.cross_entropy(logits[: len(y)], y))
         return kept, self._on_logits(logits[len(y) :], chosen), len(y) + len(chosen)
 
@@ -224,7 +237,28 @@ class ForgetTerm:
 
     def is_over(self, model: nn.Module, forget_steps: int) -> bool:
         """Whether to stop forgetting; looks once per pass over the forget data."""
-        if self._stop is None or forget_steps * self._size < (self._checked + 1) * len(self._y):
+        if self._stop is None or forget_steps * self._size < (self._checked + 1) * self._count:
             return False
         self._checked += 1
-        return self._stop.reached(model, [(self._x, self._y)])
+        return self._stop.reached(model, self._batches)
+
+
+def _joined(parts: list[Any]) -> Tensor:
+    """Parts of several batches as one tensor.
+
+    Raises:
+        TypeError, ValueError: they are not tensors; their samples have different shapes.
+    """
+    for part in parts:
+        if not isinstance(part, Tensor):
+            raise TypeError(
+                f"a forget term puts samples of both loaders into one batch, so they must be tensors, got "
+                f"{type(part).__name__}: give loss_fn and forget='ascent', or use forget='none'"
+            )
+        if part.shape[1:] != parts[0].shape[1:]:
+            raise ValueError(
+                f"a forget term puts samples of both loaders into one batch, but some have shape "
+                f"{tuple(parts[0].shape[1:])} and some {tuple(part.shape[1:])}: give them one shape, or use "
+                "forget='none'"
+            )
+    return torch.cat(parts)

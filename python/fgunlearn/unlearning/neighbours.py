@@ -74,6 +74,24 @@ def features(model: nn.Module, loader: Loader, layer: str) -> tuple[Tensor, Tens
     return torch.cat(taken), torch.cat(labels)
 
 
+def check_class_numbers(labels: Tensor, argument: str, classes: int | None = None) -> None:
+    """Refuses labels that are not one integer per sample, from 0 to ``classes`` - 1 where that is known.
+
+    Raises:
+        TypeError, ValueError: of the loader called ``argument``.
+    """
+    if labels.dim() != 1 or labels.dtype.is_floating_point or labels.dtype.is_complex or labels.dtype == torch.bool:
+        raise TypeError(
+            f"a forget term needs one integer class number per sample, got y of {str(labels.dtype)[6:]} and shape "
+            f"{tuple(labels.shape)} from {argument}"
+        )
+    if classes is None:
+        return
+    for label in (int(labels.min()), int(labels.max())):
+        if not 0 <= label < classes:
+            raise ValueError(f"{argument} has the label {label}, but the model has {classes} logits")
+
+
 def _pooled(output: Tensor) -> Tensor:
     if output.dim() == 4 and output[0].numel() > _FEATURES:
         side = max(1, math.isqrt(_FEATURES // output.shape[1]))
@@ -95,13 +113,14 @@ def neighbour_votes(
     samples, at most 4,096 floats each for pictures.
 
     Raises:
-        ValueError: no module of that name.
+        TypeError, ValueError: labels that are not class numbers; no module of that name.
     """
     if layer is None:
         layer = early_layer(model)
     elif layer not in dict(model.named_modules()):
         raise ValueError(f"neighbour_layer must name a module of the model, got {layer!r}")
     kept, kept_labels = features(model, retain, layer)
+    check_class_numbers(kept_labels, "retain_loader", classes)
     count = min(neighbours, len(kept))
 
     def vote(loader: Loader) -> tuple[Tensor, Tensor]:

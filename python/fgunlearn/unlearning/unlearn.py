@@ -46,22 +46,21 @@ def unlearn(
         strategy: TopK, RandomK or RandomTopK.
         perturb: Gaussian, Reset, Shrink, Zero or Ascent; None for no perturbation.
         repair: see :class:`Repair`; its defaults when None.
-        heldout_loader: labelled data never trained on, for the rule that stops forgetting.
+        heldout_loader: data never trained on, in batches like the others, for the rule that stops forgetting; not read
+            where there is nothing to stop: by a repair without a forget term or with ``stop=False``.
         progress: show progress bars on a terminal.
 
     Raises:
         TypeError, ValueError: what is wrong with which argument; an empty loader; a repair that diverged.
     """
     repair = Repair() if repair is None else repair
-    _check(strategy, perturb, repair)
-    parameters = trainable(model)
-    resolve_k(sum(p.numel() for p in parameters.values()), strategy.k, strategy.ratio)
+    parameters = check_options(model, strategy, perturb, repair)
     count_batches(retain_loader, "retain_loader")
     forget_batches = list(forget_loader)
     if not forget_batches:
+        raise ValueError("forget_loader is empty: there is nothing to forget")
     if all(without_samples(batch) for batch in forget_batches):
         raise ValueError("forget_loader has no sample: there is nothing to forget")
-        raise ValueError("forget_loader is empty: there is nothing to forget")
     device = next(iter(parameters.values())).device
     seconds: dict[str, float] = {}
     with timed(seconds, "select", device):
@@ -84,10 +83,18 @@ def unlearn(
     return result
 
 
-def _check(strategy: object, perturb: object, repair: object) -> None:
+def check_options(model: nn.Module, strategy: object, perturb: object, repair: object) -> dict[str, nn.Parameter]:
+    """What can be told of the options without data; returns the parameters that take part.
+
+    Raises:
+        TypeError, ValueError: argument and value are named.
+    """
     if not isinstance(strategy, (TopK, RandomK, RandomTopK)):
         raise TypeError(f"strategy must be a TopK, RandomK or RandomTopK, got {strategy!r}")
     if perturb is not None and not isinstance(perturb, (Gaussian, Reset, Shrink, Zero, Ascent)):
         raise TypeError(f"perturb must be a Gaussian, Reset, Shrink, Zero, Ascent or None, got {perturb!r}")
     if not isinstance(repair, Repair):
         raise TypeError(f"repair must be a Repair, got {repair!r}")
+    parameters = trainable(model)
+    resolve_k(sum(p.numel() for p in parameters.values()), strategy.k, strategy.ratio)
+    return parameters
