@@ -18,7 +18,7 @@ from fgunlearn import methods
 from fgunlearn.experiment.compare import comparison as comparisons
 from fgunlearn.experiment.compare import trial
 from fgunlearn.experiment.compare.comparison import Comparison, OtherExperimentError
-from fgunlearn.experiment.compare.entries import parse
+from fgunlearn.experiment.compare.entries import Entry, parse
 from fgunlearn.experiment.data import Dataset
 from fgunlearn.experiment.requests import Request
 from fgunlearn.experiment.training import Training
@@ -131,8 +131,12 @@ def test_a_run_that_was_killed_goes_on_where_it_was(
         comparisons.run(small, tmp_path / "out", progress=False)
     assert len(list((tmp_path / "out" / "runs").iterdir())) == 3  # source, retrained, fine-tuning
     assert not (tmp_path / "out" / "results.json").exists()
+    calls = tmp_path / "out" / "calls.json"
+    assert json.loads(calls.read_text())["seconds"] > 0
+    calls.write_text('{"seconds": 1000.0}')
     results = comparisons.run(small, tmp_path / "out", progress=False)
     assert called == ["finetune", "topk", "topk", "ssd"]
+    assert 1000 < results["seconds"] < json.loads(calls.read_text())["seconds"] < 2000  # of both calls
     assert [row["name"] for row in results["rows"]] == NAMES
 
 
@@ -185,10 +189,6 @@ def test_a_method_that_diverges_is_a_row_that_says_so(
     assert (tmp_path / "out" / "results.csv").read_text().count("it diverged") == 1
 
 
-def test_a_full_disk_loses_nothing_that_is_finished(
-    comparison: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write, written = trial.write_json, []
 def test_a_method_that_really_diverges_is_kept_as_failed_and_the_others_go_on(
     comparison: Comparison, tmp_path: Path
 ) -> None:
@@ -262,6 +262,10 @@ def test_options_of_the_spdgan_are_refused_before_anything_is_trained(comparison
     assert not (tmp_path / "out").exists()
 
 
+def test_a_full_disk_loses_nothing_that_is_finished(
+    comparison: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, written = trial.write_json, []
 
     def full(row: dict[str, Any], path: Path) -> None:
         if len(written) == 3:
