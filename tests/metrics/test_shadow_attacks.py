@@ -147,7 +147,7 @@ def test_bad_arguments_are_refused(data: Data) -> None:
         lira(data.source, data.forget, [], network)
     with pytest.raises(TypeError, match="forget_loader: x must be a tensor, got dict"):
         lira(data.source, [({}, torch.tensor([0]))], data.test, network)
-    with pytest.raises(ValueError, match="shadows must be even and >= 2, got 5"):
+    with pytest.raises(ValueError, match="shadows must be even, got 5"):
         attack(data.source, data, shadows=5)
     with pytest.raises(ValueError, match="variant must be one of"):
         attack(data.source, data, variant="on line", shadows=2, training=ShadowTraining(epochs=1))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fgunlearn.metrics import Outputs, ShadowTraining, half_memberships, log_odds_of, train_shadows
 from fgunlearn.metrics.shadows import _order
+from fgunlearn.seeding import derived_seed
 
 FEW = ShadowTraining(epochs=4, batch=8, lr=0.05)
 
@@ -84,10 +85,11 @@ def test_the_steps_are_those_of_torchs_sgd_on_the_shadows_own_samples(data: tupl
     memberships[0, :16], memberships[1, 16:32] = True, True
     training = ShadowTraining(epochs=3, batch=8, lr=0.1, momentum=0.9, weight_decay=0.01, warmup=0.5)
     found = train_shadows(mlp, x, y, memberships, training, seed=0, batched=True)[1]
-    torch.manual_seed(1)  # shadow 1 of seed 0
+    own = derived_seed(0, 1)  # shadow 1 of seed 0
+    torch.manual_seed(own)
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
-    order = _order(memberships[1], 8, 1)
+    order = _order(memberships[1], 8, own)
     for rate in (1 / 6, 3 / 6, 5 / 6, 5 / 6, 3 / 6, 1 / 6):  # of 2 * 3 steps, in their middles
         chosen = next(order)
         optimizer.param_groups[0]["lr"] = 0.1 * rate
@@ -148,6 +150,28 @@ def test_one_seed_gives_one_set_of_models_and_leaves_torchs_own_alone(data: tupl
     assert not first[0].allclose(first[1])
 
 
+def test_no_two_seeds_give_a_shadow_in_common_and_none_is_a_training_from_a_plain_seed(
+    data: tuple[Tensor, Tensor],
+) -> None:
+    everybody = torch.ones(3, 40, dtype=torch.bool)
+    # 2**12 seeds apart the seeds of shadows once met again, as torch's CPU generator looks at 32 bits of a seed.
+    seeds = (0, 1, 2**12, 2**32, -1, 2**63 - 1)
+    made = [m for seed in seeds for m in train_shadows(mlp, *data, everybody, FEW, seed=seed)]
+    weights = torch.stack([model.state_dict()["1.weight"] for model in made]).flatten(1)
+    assert len(weights.unique(dim=0)) == len(made)
+    drawn: list[Tensor] = []
+
+    def watched() -> nn.Module:
+        model = mlp()
+        drawn.append(model[1].weight.detach().clone())  # type: ignore[index,union-attr,operator]
+        return model
+
+    train_shadows(watched, *data, everybody, FEW)
+    for seed in range(3):
+        torch.manual_seed(seed)  # as a user makes a source model
+        assert not any(mlp()[1].weight.equal(weight) for weight in drawn)  # type: ignore[index]
+
+
 def test_models_that_vmap_cannot_run_are_trained_one_after_the_other(data: tuple[Tensor, Tensor]) -> None:
     memberships = half_memberships(2, 40)
     found = train_shadows(Recurrent, *data, memberships, FEW)
@@ -175,6 +199,7 @@ def test_every_sample_is_in_half_of_the_shadows() -> None:
     assert found.sum(0).eq(4).all()
     assert float(found.double().mean(1).sub(0.5).abs().max()) < 0.1
     assert not found.equal(half_memberships(8, 500, seed=2))
+    assert not found.equal(half_memberships(8, 500, seed=1 + 2**32))
 
 
 def test_log_odds_are_those_of_each_model(data: tuple[Tensor, Tensor]) -> None:
@@ -201,8 +226,16 @@ def test_bad_arguments_are_refused(data: tuple[Tensor, Tensor]) -> None:
     for batched in (True, False):
         with pytest.raises(ValueError, match="model must return logits"):
             train_shadows(lambda: nn.Conv2d(1, 3, 3), x, y, some, batched=batched)
-    with pytest.raises(ValueError, match="shadows must be even and >= 2, got 3"):
+    with pytest.raises(ValueError, match="shadows must be even, got 3"):
         half_memberships(3, 10)
+    with pytest.raises(ValueError, match="shadows must be >= 2, got 0"):
+        half_memberships(0, 10)
+    with pytest.raises(TypeError, match=r"shadows must be an int, got 4\.0"):
+        half_memberships(4.0, 10)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="seed must fit in 64 bits, got 9223372036854775808"):
+        half_memberships(2, 10, seed=2**63)
+    with pytest.raises(TypeError, match="seed must be an int, got None"):
+        train_shadows(mlp, x, y, some, seed=None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="samples must be >= 1, got 0"):
         half_memberships(2, 0)
     with pytest.raises(ValueError, match="one model or more"):

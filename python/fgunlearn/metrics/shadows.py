@@ -11,13 +11,16 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional as F
 
+from fgunlearn.arguments import check_count, check_seed
 from fgunlearn.batches import device_of
 from fgunlearn.metrics.accuracy import checked_logits
 from fgunlearn.metrics.outputs import Outputs
 from fgunlearn.progress import track
-from fgunlearn.seeding import seeded
+from fgunlearn.seeding import derived_seed, seeded
 
 _EVALUATION_BATCH = 256
+# Positions of seeds derived from the one that is given: a shadow has its number's, the others are past all shadows.
+_DROPOUT, _HALVES = 2**32, 2**32 + 1
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -65,13 +68,16 @@ def half_memberships(shadows: int, samples: int, seed: int = 0) -> Tensor:
     """bool (shadows, samples): every sample in exactly half of the shadow models, another half for each.
 
     Raises:
-        ValueError: shadows that are odd or below 2, samples below 1.
+        TypeError: a number that is no int.
+        ValueError: shadows that are odd or below 2, samples below 1, a seed of more than 64 bits.
     """
-    if shadows < 2 or shadows % 2:
-        raise ValueError(f"shadows must be even and >= 2, got {shadows}")
-    if samples < 1:
-        raise ValueError(f"samples must be >= 1, got {samples}")
-    order = torch.rand(shadows, samples, generator=torch.Generator().manual_seed(seed)).argsort(0)
+    check_count(shadows, "shadows", 2)
+    if shadows % 2:
+        raise ValueError(f"shadows must be even, got {shadows}")
+    check_count(samples, "samples")
+    check_seed(seed)
+    generator = torch.Generator().manual_seed(derived_seed(seed, _HALVES))
+    order = torch.rand(shadows, samples, generator=generator).argsort(0)
     return order < shadows // 2
 
 
@@ -116,23 +122,24 @@ def train_shadows(
         RuntimeError: ``batched=True`` for a model that vmap can't run.
     """
     training = training or ShadowTraining()
+    check_seed(seed)
     _check(x, y, memberships)
     models = []
     for shadow in range(len(memberships)):
-        with seeded(_seed_of(seed, shadow)):
+        with seeded(derived_seed(seed, shadow)):
             models.append(new_model())
     if not any(p.requires_grad for p in models[0].parameters()):
         raise ValueError("new_model must make models with parameters that require a gradient")
     device = device_of(models[0])
     x, y, memberships = x.to(device), y.to(device, torch.int64), memberships.cpu()
-    seeds = [_seed_of(seed, shadow) for shadow in range(len(models))]
+    seeds = [derived_seed(seed, shadow) for shadow in range(len(models))]
     batch = min(training.batch, int(memberships.sum(1).min()))
     orders = [_order(row, batch, one) for row, one in zip(memberships, seeds, strict=True)]
     steps = max(1, round(training.epochs * float(memberships.sum()) / len(models) / batch))
     if batched is None:
         batched = _together_is_faster(models[0], device) and _vmap_runs(models, x[:2])
     if batched:
-        with seeded(seed):  # for dropout
+        with seeded(derived_seed(seed, _DROPOUT)):
             _train_together(models, x, y, orders, steps, training, progress)
     else:
         for model, order, one in zip(track(models, "shadow models", progress), orders, seeds, strict=True):
@@ -154,10 +161,6 @@ def log_odds_of(models: Sequence[nn.Module], x: Tensor, y: Tensor) -> Tensor:
         raise ValueError("models must hold one model or more")
     batches = list(zip(x.split(_EVALUATION_BATCH), y.split(_EVALUATION_BATCH), strict=True))
     return torch.stack([Outputs.of(model, batches, "x").log_odds.cpu() for model in models])
-
-
-def _seed_of(seed: int, shadow: int) -> int:
-    return (seed << 20) + shadow
 
 
 def _order(members: Tensor, batch: int, seed: int) -> Iterator[Tensor]:
