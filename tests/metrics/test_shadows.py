@@ -245,7 +245,9 @@ def test_bad_arguments_are_refused(data: tuple[Tensor, Tensor]) -> None:
 @pytest.mark.parametrize(
     ("argument", "value", "message"),
     [
-        ("epochs", 0, "epochs must be > 0"),
+        ("epochs", 0, "epochs must be >= 1, got 0"),
+        ("batch", 0, "batch must be >= 1, got 0"),
+        ("lr", float("inf"), "lr must be > 0, got inf"),
         ("lr", float("nan"), "lr must be > 0, got nan"),
         ("momentum", 1.0, r"momentum must be in \[0, 1\)"),
         ("warmup", 1.0, r"warmup must be in \[0, 1\)"),
@@ -255,3 +257,83 @@ def test_bad_arguments_are_refused(data: tuple[Tensor, Tensor]) -> None:
 def test_a_training_with_a_number_out_of_range_is_refused(argument: str, value: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ShadowTraining(**{argument: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("argument", "kind"), [("epochs", "an int"), ("batch", "an int"), ("lr", "a number")])
+def test_a_training_with_something_else_than_a_number_is_refused(argument: str, kind: str) -> None:
+    for value in ("1", None, True, *([2.5] if kind == "an int" else [])):
+        with pytest.raises(TypeError, match=f"{argument} must be {kind}, got {value!r}"):
+            ShadowTraining(**{argument: value})  # type: ignore[arg-type]
+
+
+def test_bad_data_and_models_are_refused_before_any_step(data: tuple[Tensor, Tensor]) -> None:
+    x, y = data
+    some = half_memberships(2, 40)
+    made: list[nn.Module] = []
+
+    def watched() -> nn.Module:
+        made.append(mlp())
+        return made[-1]
+
+    def refused(error: type[Exception], match: str, *given: object, **options: object) -> None:
+        made.clear()
+        with pytest.raises(error, match=match):
+            train_shadows(*given, **options)  # type: ignore[arg-type]
+        for shadow, model in enumerate(made):  # made, but not trained
+            torch.manual_seed(derived_seed(0, shadow))
+            assert all(p.equal(q) for p, q in zip(model.parameters(), mlp().parameters(), strict=True))
+
+    refused(TypeError, r"x must be a tensor, got list", watched, x.tolist(), y, some)
+    refused(TypeError, r"y must be a tensor, got list", watched, x, y.tolist(), some)
+    refused(TypeError, r"memberships must be a tensor, got list", watched, x, y, some.tolist())
+    refused(ValueError, r"x must be of shape .* got \(0, 1, 6, 6\)", watched, x[:0], y[:0], some[:, :0])
+    refused(ValueError, r"y must be integers, got torch\.float32", watched, x, y.float(), some)
+    refused(ValueError, r"y must be in \[0, 2\], got 1 to 3", watched, x, y + 1, some)
+    refused(ValueError, r"y must be in \[0, 2\], got -1 to 1", watched, x, y - 1, some)
+    refused(TypeError, r"training must be a ShadowTraining, got 30", watched, x, y, some, 30)
+    refused(ValueError, r"batched must be one of None, True, False, got 'no'", watched, x, y, some, batched="no")
+    refused(TypeError, "new_model must be a function .* of type Sequential", mlp(), x, y, some)
+    refused(TypeError, "new_model must return a module, got NoneType", lambda: None, x, y, some)
+
+
+def test_labels_that_no_shadow_is_trained_on_may_be_anything(data: tuple[Tensor, Tensor]) -> None:
+    x, y = data
+    some = torch.ones(2, 40, dtype=torch.bool)
+    some[:, 3] = False
+    strange = y.clone()
+    strange[3] = 99
+    assert len(train_shadows(mlp, x, strange, some, FEW)) == 2
+
+
+@pytest.mark.parametrize("batched", [True, False, None])
+def test_shadows_that_would_be_trained_on_each_others_samples_are_refused(
+    batched: bool | None, data: tuple[Tensor, Tensor]
+) -> None:
+    some, one = half_memberships(2, 40), mlp()
+    before = [p.detach().clone() for p in one.parameters()]
+    with pytest.raises(ValueError, match="another model at each call: model 1 shares what is trained"):
+        train_shadows(lambda: one, *data, some, FEW, batched=batched)
+    head = nn.Linear(36, 3)
+    with pytest.raises(ValueError, match="another model at each call: model 1 shares what is trained"):
+        train_shadows(lambda: nn.Sequential(nn.Flatten(), head), *data, some, FEW, batched=batched)
+    assert all(p.equal(q) for p, q in zip(one.parameters(), before, strict=True))
+    # A frozen part is nobody's.
+    frozen = nn.Linear(36, 5).requires_grad_(False)
+    assert train_shadows(lambda: nn.Sequential(nn.Flatten(), frozen, nn.Linear(5, 3)), *data, some, FEW)
+    widths = iter((5, 6))
+    with pytest.raises(ValueError, match="one architecture: model 1 is not like model 0"):
+        train_shadows(lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, next(widths))), *data, some, batched=batched)
+
+
+def test_a_shadow_that_diverges_is_told_before_the_next_is_trained(data: tuple[Tensor, Tensor]) -> None:
+    made: list[nn.Module] = []
+
+    def watched() -> nn.Module:
+        made.append(mlp())
+        return made[-1]
+
+    x, y = data
+    before = half_memberships(2, 40)
+    with pytest.raises(ValueError, match="shadow model 0 has diverged"):
+        train_shadows(watched, 1e4 * x, y, before, ShadowTraining(lr=1e6, epochs=20), batched=False)
+    assert all(bool(p.isfinite().all()) for p in made[1].parameters())
