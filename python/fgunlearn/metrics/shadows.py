@@ -18,7 +18,9 @@ from fgunlearn.metrics.outputs import Outputs
 from fgunlearn.progress import track
 from fgunlearn.seeding import derived_seed, seeded
 
-_EVALUATION_BATCH = 256
+EVALUATION_BATCH = 256
+"""Samples that a trained model looks at at a time."""
+
 # Positions of seeds derived from the one that is given: a shadow has its number's, the others are past all shadows.
 _DROPOUT, _HALVES = 2**32, 2**32 + 1
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -167,7 +169,7 @@ def log_odds_of(models: Sequence[nn.Module], x: Tensor, y: Tensor) -> Tensor:
     """
     if not models:
         raise ValueError("models must hold one model or more")
-    batches = list(zip(x.split(_EVALUATION_BATCH), y.split(_EVALUATION_BATCH), strict=True))
+    batches = list(zip(x.split(EVALUATION_BATCH), y.split(EVALUATION_BATCH), strict=True))
     return torch.stack([Outputs.of(model, batches, "x").log_odds.cpu() for model in models])
 
 
