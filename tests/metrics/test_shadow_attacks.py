@@ -13,8 +13,10 @@ from torch import Tensor, nn
 import fgunlearn as fg
 from fgunlearn.metrics import (
     ShadowTraining,
+    attack_of,
     half_memberships,
     lira,
+    lira_scores,
     log_odds_of,
     train_shadows,
     u_lira,
@@ -156,10 +158,12 @@ class Made:
 
     def __init__(self, model: Callable[[], nn.Module] = network) -> None:
         self.models: list[nn.Module] = []
+        self.untrained: list[nn.Module] = []
         self._model = model
 
     def __call__(self) -> nn.Module:
         self.models.append(self._model())
+        self.untrained.append(copy.deepcopy(self.models[-1]))
         return self.models[-1]
 
 
@@ -168,28 +172,39 @@ def share_right(models: list[nn.Module], batches: Batches) -> float:
     return sum(float((model(x).argmax(1) == y).double().mean()) for model in models) / len(models)
 
 
-def test_the_retrained_shadows_know_the_retain_data_alone_and_are_what_the_unlearned_are_held_against(
-    data: Data,
+@pytest.mark.parametrize("variance", ["global", "sample"])
+def test_u_lira_holds_what_unlearn_returns_against_models_that_know_the_retain_data_alone(
+    data: Data, variance: Any
 ) -> None:
     new_model = Made()
+    unlearned: list[nn.Module] = []
+
+    def blurred(model: nn.Module, forget: Batches, retain: Batches) -> nn.Module:
+        unlearned.append(copy.deepcopy(model))
+        with torch.no_grad():
+            for parameter in unlearned[-1].parameters():
+                parameter.mul_(0.9)
+        return unlearned[-1]
+
     found = u_lira(
         data.source,
         data.forget,
         data.test,
         new_model,
-        nothing,
+        blurred,
         retain_loader=data.retain,
         training=TRAINING,
         shadows=6,
+        variance=variance,
         resamples=5,
         seed=3,
     )
     assert len(new_model.models) == 12
-    unlearned, retrained = new_model.models[:6], new_model.models[6:]
-    for kind in (unlearned, retrained):
+    trained, retrained = new_model.models[:6], new_model.models[6:]
+    for kind in (trained, retrained):
         assert share_right(kind, data.retain) == 1.0
     asked = data.forget + data.test
-    assert 0.7 < share_right(unlearned, asked) < 0.8  # all of their half, and of the other what chance gets right
+    assert 0.7 < share_right(trained, asked) < 0.8  # all of their half, and of the other what chance gets right
     assert 0.4 < share_right(retrained, asked) < 0.6
     x, y = (torch.cat(part) for part in zip(*asked, strict=True))
     expected = u_lira_scores(
@@ -197,10 +212,45 @@ def test_the_retrained_shadows_know_the_retain_data_alone_and_are_what_the_unlea
         log_odds_of(unlearned, x, y),
         log_odds_of(retrained, x, y),
         memberships=half_memberships(6, len(y), seed=3),
+        variance=variance,
     )
     torch.testing.assert_close(torch.cat([found.forget_scores, found.other_scores]), expected)
-    weights = torch.stack([model.state_dict()["weight"] for model in new_model.models])
-    assert len(weights.unique(dim=0)) == 12
+    assert found == attack_of("u_lira", *expected.split(ASKED), 0.0, resamples=5, seed=3)
+    untrained = torch.stack([model.state_dict()["weight"] for model in new_model.untrained])
+    assert len(untrained.unique(dim=0)) == 12  # of 12 seeds
+
+
+@pytest.mark.parametrize("variant", ["online", "offline"])
+@pytest.mark.parametrize("variance", ["global", "sample"])
+def test_lira_holds_the_model_against_the_shadows_of_either_half(data: Data, variant: Any, variance: Any) -> None:
+    new_model = Made()
+    found = lira(
+        data.source,
+        data.forget,
+        data.test,
+        new_model,
+        training=TRAINING,
+        shadows=6,
+        variant=variant,
+        variance=variance,
+        resamples=5,
+        seed=3,
+    )
+    x, y = (torch.cat(part) for part in zip(*data.forget, *data.test, strict=True))
+    asked = half_memberships(6, len(y), seed=3)
+    expected = lira_scores(
+        log_odds_of([data.source], x, y)[0],
+        log_odds_of(new_model.models, x, y),
+        asked,
+        variant=variant,
+        variance=variance,
+    )
+    threshold = 0.0 if variant == "online" else None
+    assert found == attack_of("lira", *expected.split(ASKED), threshold, resamples=5, seed=3)
+    for shadow, seen in zip(new_model.models, asked, strict=True):
+        right = shadow(x).argmax(1) == y
+        assert bool(right[seen].all())
+        assert not bool(right[~seen].all())
 
 
 @pytest.mark.parametrize("batched", [True, False])

@@ -136,8 +136,18 @@ def test_shadows_learn_what_they_see_and_are_surer_of_it() -> None:
 def test_one_seed_gives_one_set_of_models_and_leaves_torchs_own_alone(data: tuple[Tensor, Tensor]) -> None:
     memberships = half_memberships(2, 40)
 
+    class Noise(nn.Module):
+        """Draws in eval mode as well."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + 1e-3 * torch.rand(x.shape)
+
     def dropping() -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(36, 3))
+
+    before = torch.get_rng_state()
+    train_shadows(lambda: nn.Sequential(dropping(), Noise()), *data, memberships, FEW)
+    assert torch.get_rng_state().equal(before)
 
     for batched in (True, False):
         before = torch.get_rng_state()
@@ -313,6 +323,10 @@ def test_shadows_that_would_be_trained_on_each_others_samples_are_refused(
     before = [p.detach().clone() for p in one.parameters()]
     with pytest.raises(ValueError, match="another model at each call: model 1 shares what is trained"):
         train_shadows(lambda: one, *data, some, FEW, batched=batched)
+    first = mlp()
+    made = iter((first, mlp(), first))
+    with pytest.raises(ValueError, match="another model at each call: model 2 shares what is trained"):
+        train_shadows(lambda: next(made), *data, half_memberships(4, 40), FEW, batched=batched)
     head = nn.Linear(36, 3)
     with pytest.raises(ValueError, match="another model at each call: model 1 shares what is trained"):
         train_shadows(lambda: nn.Sequential(nn.Flatten(), head), *data, some, FEW, batched=batched)

@@ -38,6 +38,8 @@ class Attack:
         accuracy: mean of the shares judged right among the forget samples (as members) and the never-seen ones, by a
             threshold that was fitted without either; None where there is none.
         member_share: share of the forget samples that this threshold judges members; None where there is none.
+            Arbitrary where the attack knows nothing of the samples that its threshold was fitted on: it may then lie
+            anywhere (see :func:`fgunlearn.metrics.non_member_share`).
         forget_scores: per forget sample, float64 (samples,), higher for what looks like a member.
         other_scores: per never-seen sample.
     """
