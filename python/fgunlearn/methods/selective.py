@@ -23,11 +23,15 @@ SCORE: ScoreKind = "fisher_ratio"
 
 @dataclass(frozen=True)
 class Recipe:
-    """How many coordinates, what is done to them first, and then."""
+    """How many coordinates, what is done to them first, and then.
+
+    A step with a forget term has one ``forget_part``-th of a batch of D_u.
+    """
 
     ratio: float
     perturb: Perturbation | None
     repair: Repair
+    forget_part: int = 8
 
 
 PERTURB_REPAIR = Recipe(
@@ -45,8 +49,13 @@ FORGET_TERM = Recipe(
 )
 """With a forget term beside the repair, and its stop rule: the best found, for cross entropy on ``(x, y)``."""
 
-FORGET_PART = 8
-"""A step with a forget term has this part of a batch of D_u."""
+HELDOUT = Recipe(
+    ratio=0.7,
+    perturb=None,
+    repair=replace(PERTURB_REPAIR.repair, lr=0.1, forget="heldout", weight=0.5, neighbours=30),
+    forget_part=2,
+)
+"""Made to look like held-out data: where a model is much surer of what it was trained on than of what it never saw."""
 
 
 def unlearn_by(
@@ -89,7 +98,7 @@ def unlearn_by(
         repair = replace(recipe.repair, seed=seed)
         if repair.forget != "none":
             size = next((known_size(batch) for batch in forget_batches if not without_samples(batch)), None)
-            repair = replace(repair, forget_batch=max(1, (size or 1) // FORGET_PART))
+            repair = replace(repair, forget_batch=max(1, (size or 1) // recipe.forget_part))
     return unlearn(
         model,
         forget_batches,

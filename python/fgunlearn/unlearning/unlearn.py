@@ -12,7 +12,8 @@ from fgunlearn.perturb import Ascent, Gaussian, Perturbation, Reset, Shrink, Zer
 from fgunlearn.selection import RandomK, RandomTopK, Strategy, TopK, select
 from fgunlearn.selection.strategies import resolve_k
 from fgunlearn.unlearning.changing import changing, timed
-from fgunlearn.unlearning.loop import ForgetTerm, repair_
+from fgunlearn.unlearning.forget_term import ForgetTerm
+from fgunlearn.unlearning.loop import repair_
 from fgunlearn.unlearning.repair import Repair
 from fgunlearn.unlearning.result import Result
 

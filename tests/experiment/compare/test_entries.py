@@ -44,7 +44,7 @@ def test_words_name_a_method_and_its_options(spec: str, entry: Entry) -> None:
         ("topk:ratio=0.1,ratio=0.2", "ratio is given twice"),
         ("topk:seed=3", "has no option 'seed'"),
         ("finetune:recipe=perturb_repair", "has no option 'recipe'"),
-        ("topk:recipe=best", "recipe must be one of forget_term, perturb_repair, got 'best'"),
+        ("topk:recipe=best", "recipe must be one of forget_term, heldout, perturb_repair, got 'best'"),
     ],
 )
 def test_other_words_are_refused(spec: str, words: str) -> None:
@@ -89,6 +89,9 @@ def test_the_recipe_of_our_methods_has_the_seed_and_the_ratio_that_is_asked_for(
     assert plain["ratio"] == options.FORGET_TERM.ratio
     assert parse("topk:ratio=0.25").arguments(TRAINING, 5)["ratio"] == 0.25
     assert "ratio" not in parse("topk:k=100").arguments(TRAINING, 5)
+    matched = parse("topk:recipe=heldout").arguments(TRAINING, 5)
+    assert (matched["repair"].forget, matched["repair"].forget_batch, matched["perturb"]) == ("heldout", 8, None)
+    assert matched["repair"].neighbour_layer is None
     paper = parse("topk:recipe=perturb_repair").arguments(TRAINING, 5)
     assert paper["repair"].forget == "none"
     assert paper["ratio"] == options.PERTURB_REPAIR.ratio

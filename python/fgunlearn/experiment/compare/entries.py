@@ -24,7 +24,7 @@ class Entry:
     """A method, and the options in which it differs from :data:`~fgunlearn.experiment.compare.options.DEFAULTS`.
 
     ``options`` are pairs of name and value, sorted by name. Beside the method's own there is "recipe" for this
-    package's methods: "forget_term" (by default) or "perturb_repair", the paper's.
+    package's methods: "forget_term" (by default), "heldout", or "perturb_repair", the paper's.
     """
 
     method: str
