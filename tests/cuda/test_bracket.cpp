@@ -33,25 +33,6 @@ void check_histogram(const std::vector<Segment>& segments, int64_t low, int64_t 
   }
 }
 
-template <typename Selected, typename Engine>
-std::vector<std::vector<int64_t>> indices_of(const Selected& selected, const Engine& engine, bool wide_by_turns) {
-  Memory memory;
-  std::vector<bool> wide;
-  std::vector<void*> out;
-  for (size_t t = 0; t < selected.counts().size(); ++t) {
-    wide.push_back(wide_by_turns && t % 2 == 1);
-    out.push_back(memory.allocate(selected.counts()[t] * (wide[t] ? 8 : 4)));
-  }
-  selected.write(engine, wide, out);
-  std::vector<std::vector<int64_t>> indices(out.size());
-  for (size_t t = 0; t < out.size(); ++t) {
-    for (int64_t j = 0; j < selected.counts()[t]; ++j) {
-      indices[t].push_back(wide[t] ? static_cast<int64_t*>(out[t])[j] : static_cast<int32_t*>(out[t])[j]);
-    }
-  }
-  return indices;
-}
-
 void check_split(const std::vector<Segment>& segments, int64_t low, int64_t high, bool wide) {
   const auto expected = cpu::bracket_split(one_thread(), segments, low, high, wide);
   Device device(2);
