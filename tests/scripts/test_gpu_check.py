@@ -24,6 +24,7 @@ NEED_A_GPU = (
     "bench-score",
     "bench-perturb",
     "bench-update",
+    "bench-streaming",
     "ncu",
 )
 

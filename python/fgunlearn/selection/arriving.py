@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -30,14 +31,16 @@ def arriving_gradients(
         parameters: whose gradients; only what they need is computed.
         batch: passed on to ``loss_fn``.
         loss_fn: see :func:`fgunlearn.score`.
-        receive: called with the parameter's position and its gradient, without gradient mode.
+        receive: called with the parameter's position and its gradient, without gradient mode, on the caller's stream.
     """
+    first = next(iter(parameters.values()))
+    stream = torch.cuda.current_stream(first.device) if first.is_cuda else None
     with torch.enable_grad():
         loss = checked_loss(loss_fn(model, batch))
     handles = []
     try:
         for t, (name, parameter) in enumerate(parameters.items()):
-            handles.append(parameter.register_hook(partial(_hand_over, receive, t, name)))
+            handles.append(parameter.register_hook(partial(_hand_over, receive, stream, t, name)))
         with torch.enable_grad():
             torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     finally:
@@ -45,15 +48,32 @@ def arriving_gradients(
             handle.remove()
 
 
-def _hand_over(receive: Receive, t: int, name: str, gradient: Tensor | None) -> Tensor | None:
+def _hand_over(
+    receive: Receive, stream: torch.cuda.Stream | None, t: int, name: str, gradient: Tensor | None
+) -> Tensor | None:
     if gradient is None:  # a custom function gave none: the loss does not reach the parameter
         return None
     if gradient.layout != torch.strided:
         raise TypeError(f"the gradient of {name!r} must be dense (strided), got layout {gradient.layout}")
-    with torch.no_grad():
+    with torch.no_grad(), _in_order_on(stream):
         receive(t, gradient.detach())
     # Autograd keeps what a hook returns for the caller: one zero in place of the gradient.
     return gradient.new_zeros(()).expand(gradient.shape)
+
+
+@contextmanager
+def _in_order_on(stream: torch.cuda.Stream | None) -> Iterator[None]:
+    """Work on ``stream``, after what is enqueued where autograd is, and before what it enqueues next.
+
+    Autograd works on the stream on which a parameter was first used, which need not be the caller's.
+    """
+    if stream is None or (here := torch.cuda.current_stream(stream.device)) == stream:
+        yield
+        return
+    stream.wait_stream(here)
+    with torch.cuda.stream(stream):
+        yield
+    here.wait_stream(stream)
 
 
 def sum_dtype(parameter: Tensor) -> torch.dtype:

@@ -47,19 +47,22 @@ def select(
     streaming nothing of size n: the largest gradient, the coordinates around the
               threshold (at most a quarter of ``memory_budget``) and the selection. One
               batch takes P backward passes; more batches, and ``fisher_ratio``, also
-              ``memory_budget`` bytes of sums, and P G readings of the data
+              ``memory_budget`` bytes of sums and P times G readings of the data
     compact   2 n bytes of sums in bfloat16 (4 n for ``fisher_ratio``) and the largest
               gradient; the data is read once. Not the same answer: see below
     ========= ==========================================================================
 
-    **Streaming** gives the answer of "dense", bit for bit, by going through the scores again and again: P = 2 passes
-    where they are spread (one counts, one collects what the counts left in doubt), 3 where more share the leading bits
-    of the k-th than the quarter of the budget holds, and up to 6 where that many have the very same score, zeros for
-    instance; on CUDA, with float64 or with 2\ :sup:`32` coordinates and more, up to 4 more. Scope "tensor" takes P = 1.
-    G is the number of groups of parameters whose sums fit ``memory_budget``: about 4 n / ``memory_budget``, twice that
-    for ``fisher_ratio``, which reads ``retain_loader`` G times more. With G = 1 (``memory_budget`` >= 4 n) the sums are
-    kept, and P G is 1. The data must come in the same batches each time, and be the same: no shuffling, no random
-    augmentation. With several groups, backward passes compute only what a group needs.
+    **Streaming** gives the answer of "dense", bit for bit, by going through the scores again and again. P is 2 where
+    scores are spread: one pass counts, one collects what the counts left in doubt. It is 3 where the quarter of the
+    budget does not hold those that share their leading 16 bits with the k-th (13 on CUDA), and more only where more
+    bits are shared, up to the very same score, such as 0: then up to 5 on the CPU, 7 on CUDA or with float64, 9 with
+    both, for n < 2\ :sup:`32`. Scope "tensor" takes P = 1. G is the number of groups of parameters whose sums fit
+    ``memory_budget``: about 4 n / ``memory_budget``, twice that for ``fisher_ratio``, which reads ``retain_loader`` G
+    times more. Where one group holds all (``memory_budget`` >= 4 n) its sums are kept: one reading. Backward passes
+    compute only what a group needs. One more reading begins, to see whether there is more than one batch.
+
+    The data must be the same each time it is read, in the same batches: no shuffling, no random augmentation. The
+    gradients of a parameter must not depend on which others are computed with them, which holds for torch's layers.
 
     **Compact** rounds each running sum to bfloat16, by 2\ :sup:`-8` at most: after B batches, sums are off by at most
     (1 + 2\ :sup:`-8`)\ :sup:`B` - 1 of the sum of their terms' magnitudes (0.4% for B = 1, 4% for 10, 48% for 100; for

@@ -18,8 +18,8 @@ from fgunlearn.selection.scores import nonfinite
 DEFAULT_BUDGET = 2**28
 """``memory_budget`` of :func:`fgunlearn.select` where none is given, in bytes."""
 
-# A quarter of the budget again for coordinates around the threshold: index, key and place of each, and copies.
-_BYTES_PER_COLLECTED = 4 * 32
+# A quarter of the budget again for coordinates around the threshold: index, key and place of each, twice, and slots.
+_BYTES_PER_COLLECTED = 4 * 48
 # Histograms of 512 KiB stay in a core's cache; a GPU counts at most 2**13 bins in shared memory.
 _DIGIT_BITS, _DIGIT_BITS_CUDA = 16, 13
 
