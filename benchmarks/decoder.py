@@ -1,4 +1,4 @@
-"""A decoder-only transformer of a wanted size with random weights, made in its own dtype: no float32 copy ever exists."""
+"""A decoder-only transformer of a wanted size, random weights made in their own dtype: without a float32 copy."""
 
 from __future__ import annotations
 

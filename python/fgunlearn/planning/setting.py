@@ -1,0 +1,68 @@
+"""What is to be done with a model, and on how much."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import get_args
+
+from fgunlearn.arguments import check_choice, check_count
+from fgunlearn.planning.model import NARROW_LIMIT, ModelSize
+from fgunlearn.selection.strategies import ScoreKind
+from fgunlearn.selection.streaming import DEFAULT_BUDGET
+
+STATES = {"sgd": 0, "momentum": 1, "adamw": 2}
+"""States of one value per coordinate that an optimizer keeps: none, momenta, two moments."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A selection and a repair.
+
+    Attributes:
+        k: selected coordinates.
+        tokens: of one batch on one device.
+        batches: of the data to forget, on each device.
+        devices: how many share the model, as FSDP2 shards it.
+        score: what the selection ranks by.
+        optimizer: of the repair, a key of ``STATES``.
+        activations: bytes that a forward pass keeps on a device, where known; else ``ModelSize.activations``.
+        memory_budget: that of ``fgunlearn.select``, bytes.
+    """
+
+    k: int
+    tokens: int
+    batches: int = 1
+    devices: int = 1
+    score: ScoreKind = "grad"
+    optimizer: str = "adamw"
+    activations: int | None = None
+    memory_budget: int = DEFAULT_BUDGET
+
+    def __post_init__(self) -> None:
+        check_count(self.k, "k", 0)
+        check_choice(self.score, get_args(ScoreKind), "score")
+        check_choice(self.optimizer, list(STATES), "optimizer")
+        for argument in ("tokens", "batches", "devices", "memory_budget"):
+            check_count(getattr(self, argument), argument)
+        if self.activations is not None:
+            check_count(self.activations, "activations", 0)
+
+    @property
+    def sums_per_coordinate(self) -> int:
+        """How many running sums the score needs: "fisher_ratio" is a quotient of two."""
+        return 2 if self.score == "fisher_ratio" else 1
+
+    @property
+    def one_batch(self) -> bool:
+        """Whether a score is complete when its gradient comes."""
+        return self.batches == 1 and self.sums_per_coordinate == 1
+
+
+def share_of(model: ModelSize, setting: Setting) -> tuple[int, int, int]:
+    """Parameters and selected coordinates of one device, and bytes of an index: 4, or 8 for tensors of 2^31 elements.
+
+    Where the largest tensor has wide indices, all are counted as wide.
+    """
+    devices = setting.devices
+    part = -(-model.largest_tensor // devices)
+    return -(-model.parameters // devices), -(-setting.k // devices), 4 if part < NARROW_LIMIT else 8
