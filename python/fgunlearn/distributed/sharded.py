@@ -21,11 +21,12 @@ from fgunlearn.selection.selection import Selection
 class ShardedSelection(Selection):
     """k coordinates of tensors that are divided among processes.
 
-    ``shapes``, ``numel``, ``k``, ``ratio`` and :meth:`density` are those of the whole; ``indices`` are flat indices
-    into this process's part of each tensor (of dtype int32 where the part has fewer than 2**31 elements), and
-    ``layouts`` say where the parts lie. Each of ``|``, ``&``, ``-``, :meth:`full` and :meth:`save` has to be called
-    by all processes of the group; nothing else here communicates. Equality compares counts and a 128-bit hash of the
-    whole selections, so that it has one answer everywhere, also for a selection sharded in another way or not at all.
+    ``shapes``, ``numel``, ``counts``, ``k``, ``ratio`` and ``density()`` are those of the whole; ``indices`` are flat
+    indices into this process's part of each tensor (of dtype int32 where the part has fewer than 2**31 elements), and
+    ``layouts`` say where the parts lie. Each of ``|``, ``&``, ``-``, :meth:`full`, :meth:`save` and (where it changes
+    anything) :meth:`shard` has to be called by all processes of the group; nothing else here communicates. Equality
+    compares counts and a 128-bit hash of the whole selections, so that it has one answer everywhere, also for a
+    selection sharded in another way or not at all.
 
     Not picklable: save it, or pickle what :meth:`full` returns. It is made by :func:`fgunlearn.select`,
     :func:`fgunlearn.topk` and :func:`fgunlearn.randomk`, or from an ordinary one by :meth:`Selection.shard`.
@@ -97,9 +98,19 @@ class ShardedSelection(Selection):
         return self._processes.group
 
     @property
-    def k(self) -> int:
-        """The number of selected coordinates of all processes."""
-        return sum(self._counts)
+    def processes(self) -> Processes:
+        """The processes that hold the tensors."""
+        return self._processes
+
+    @property
+    def identity(self) -> str:
+        """A 128-bit hash of the whole selection, in hex: the same on all processes, and for every sharding."""
+        return self._identity.numpy().tobytes().hex()
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Per tensor the number of selected coordinates of all processes."""
+        return self._counts
 
     def masks(self) -> list[Tensor]:
         """Per tensor a bool mask: a DTensor placed as the tensor is; of a plain tensor, one of this process's part."""
@@ -109,15 +120,6 @@ class ShardedSelection(Selection):
             mask[index.long()] = True
             masks.append(_distributed(mask.reshape(layout.local_shape), layout))
         return masks
-
-    def density(self) -> dict[str, float]:
-        """Share of each whole tensor that is selected, by name (by position without names); 0 if it is empty."""
-        labels = self._names if self._names is not None else map(str, range(len(self._shapes)))
-        numels = [layout.numel for layout in self._layouts]
-        return {
-            label: count / numel if numel else 0.0
-            for label, count, numel in zip(labels, self._counts, numels, strict=True)
-        }
 
     def full(self) -> Selection:
         """The same coordinates of whole tensors, on this selection's device; called by all processes.
@@ -211,8 +213,7 @@ class ShardedSelection(Selection):
             return False
         if isinstance(other, ShardedSelection):
             return self._counts == other._counts and torch.equal(self._identity, other._identity)
-        counts = tuple(index.numel() for index in other._indices)
-        return self._counts == counts and torch.equal(self._identity, identity(enumerate(other._indices)))
+        return self._counts == other.counts and torch.equal(self._identity, identity(enumerate(other._indices)))
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -268,7 +269,7 @@ def shard(selection: Selection, layouts: Sequence[Layout], processes: Processes)
         layouts,
         [index for _, index in _local(selection, layouts)],
         processes,
-        [index.numel() for index in selection.indices],
+        selection.counts,
         identity(enumerate(selection.indices)),
         names=selection.names,
         threshold=selection.threshold,

@@ -112,9 +112,14 @@ class Selection:
         return self._seed
 
     @property
+    def counts(self) -> tuple[int, ...]:
+        """Per tensor the number of selected coordinates."""
+        return tuple(index.numel() for index in self._indices)
+
+    @property
     def k(self) -> int:
         """The number of selected coordinates."""
-        return sum(index.numel() for index in self._indices)
+        return sum(self.counts)
 
     @property
     def numel(self) -> int:
@@ -146,10 +151,8 @@ class Selection:
     def density(self) -> dict[str, float]:
         """Share of each tensor that is selected, by name (by position for a list without names); 0 if it is empty."""
         return {
-            self._names[t] if self._names is not None else str(t): index.numel() / _numel(shape)
-            if _numel(shape)
-            else 0.0
-            for t, (index, shape) in enumerate(zip(self._indices, self._shapes, strict=True))
+            self._names[t] if self._names is not None else str(t): count / _numel(shape) if _numel(shape) else 0.0
+            for t, (count, shape) in enumerate(zip(self.counts, self._shapes, strict=True))
         }
 
     def to(self, device: torch.device | str) -> Selection:
