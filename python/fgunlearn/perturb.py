@@ -13,6 +13,7 @@ from fgunlearn.batches import Loader, LossFunction, cross_entropy, evaluation_mo
 from fgunlearn.distributed.agreement import agree
 from fgunlearn.distributed.layout import local_part
 from fgunlearn.distributed.perturbing import Pieces, rms_of
+from fgunlearn.distributed.scoring import nonfinite_counts
 from fgunlearn.distributed.sharded import ShardedSelection, placed_as
 from fgunlearn.initial import Initial, initial_distribution
 from fgunlearn.ops.perturb import GAUSSIAN_STREAM, RESET_STREAM
@@ -227,8 +228,7 @@ def _mean_gradients(
         raise ValueError("Ascent needs loader, the data to forget")
     with evaluation_mode(model):
         means = accumulate(model, parameters, loader, loss_fn or cross_entropy, "grad", "loader", False)
-    bad = ops.count_nonfinite(list(means.values())).tolist()
-    for (name, mean), count in zip(means.items(), bad, strict=True):
+    for (name, mean), count in zip(means.items(), nonfinite_counts(means, parameters), strict=True):
         if count:
             raise ValueError(f"the gradient of {name!r} has {count} NaN or infinite values: the model is unchanged")
         means[name] = mean.to(parameters[name].dtype)

@@ -92,6 +92,15 @@ class Layout:
         run = torch.searchsorted(local, index, right=True) - 1
         return index + (whole - local)[run]
 
+    def local_before(self, index: int) -> int:
+        """How many of the part's elements come before this flat index into the whole."""
+        local, whole = self.runs
+        run = int(torch.searchsorted(whole, index)) - 1
+        if run < 0:
+            return 0
+        end = int(local[run + 1]) if run + 1 < len(local) else self.local_numel
+        return min(int(local[run]) + index - int(whole[run]), end)
+
     def to_local(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Which of the ascending flat indices into the whole this part holds.
 
@@ -149,6 +158,20 @@ def layout_of(tensor: Tensor, label: str = "tensor") -> Layout:
             f"where {layout.local_shape} was expected: only torch's own splits are known"
         )
     return replace(layout, mesh=tensor.device_mesh, placements=tuple(tensor.placements))
+
+
+def distributed_as(like: Any, part: Tensor) -> Tensor:
+    """A DTensor of this process's part, placed as ``like`` is."""
+    return from_part(part, tuple(like.shape), like.device_mesh, like.placements)
+
+
+def from_part(part: Tensor, shape: tuple[int, ...], mesh: Any, placements: Sequence[Any]) -> Tensor:
+    """A DTensor of the given shape, of this process's part."""
+    from torch.distributed.tensor import DTensor
+
+    stride = torch.empty(shape, device="meta").stride()
+    made: Tensor = DTensor.from_local(part, mesh, placements, run_check=False, shape=torch.Size(shape), stride=stride)
+    return made
 
 
 def placed(

@@ -82,7 +82,7 @@ def processes_of(tensors: Mapping[str, Tensor], group: Any = None) -> Processes 
     if group is None and not sharded:
         return None
     _check_group(group)
-    device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
+    device = next((tensor.device for tensor in tensors.values() if isinstance(tensor, Tensor)), torch.device("cpu"))
     plain = [name for name in tensors if name not in sharded]
     if sharded and plain:
         raise ValueError(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fgunlearn.distributed.agreement import raise_together
 from fgunlearn.distributed.identity import identity
-from fgunlearn.distributed.layout import Layout, is_dtensor, layout_of
+from fgunlearn.distributed.layout import Layout, from_part, is_dtensor, layout_of
 from fgunlearn.distributed.processes import Processes, processes_of
 from fgunlearn.ops.select import index_dtype
 from fgunlearn.selection.selection import Selection
@@ -118,7 +118,10 @@ class ShardedSelection(Selection):
         for index, layout in zip(self._indices, self._layouts, strict=True):
             mask = torch.zeros(layout.local_numel, dtype=torch.bool, device=index.device)
             mask[index.long()] = True
-            masks.append(_distributed(mask.reshape(layout.local_shape), layout))
+            mask = mask.reshape(layout.local_shape)
+            if layout.placements is not None:
+                mask = from_part(mask, layout.shape, layout.mesh, layout.placements)
+            masks.append(mask)
         return masks
 
     def full(self) -> Selection:
@@ -313,13 +316,3 @@ def placed_as(selection: Selection, tensors: Mapping[str, Tensor]) -> Selection:
     assert processes is not None
     layouts = [layout_of(tensor, f"parameter {name!r}") for name, tensor in tensors.items()]
     return shard(selection, layouts, processes)
-
-
-def _distributed(local: Tensor, layout: Layout) -> Tensor:
-    if layout.mesh is None:
-        return local
-    from torch.distributed.tensor import DTensor
-
-    shape = torch.Size(layout.shape)
-    stride = torch.empty(shape, device="meta").stride()
-    return DTensor.from_local(local, layout.mesh, layout.placements, run_check=False, shape=shape, stride=stride)  # type: ignore[no-any-return]

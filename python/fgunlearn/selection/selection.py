@@ -159,6 +159,10 @@ class Selection:
         """The same selection with its indices on ``device``."""
         return self._with([index.to(device) for index in self._indices], self._threshold, self._seed)
 
+    def with_threshold(self, threshold: float | None) -> Selection:
+        """The same selection with another threshold."""
+        return self._with(self._indices, threshold, self._seed)
+
     def _with(self, indices: Sequence[Tensor], threshold: float | None, seed: int | None) -> Selection:
         return Selection.of_kernel(self._shapes, indices, names=self._names, threshold=threshold, seed=seed)
 
