@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-LIMIT = 120.0  # seconds for all ranks together
+LIMIT = 300.0  # seconds for all ranks together
 
 _PRELOAD = ["torch", "fgunlearn", "torch.distributed.fsdp", "torch.distributed.tensor", "torch.distributed.checkpoint"]
 
@@ -33,7 +33,7 @@ def run_ranks(
     function: Callable[..., Any],
     *arguments: object,
     folder: Path,
-    timeout: float = 60.0,
+    timeout: float = 120.0,
     limit: float = LIMIT,
     expect_death: tuple[int, ...] = (),
 ) -> list[Outcome]:

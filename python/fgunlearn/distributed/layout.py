@@ -37,6 +37,9 @@ class Layout:
     mesh: Any = field(default=None, compare=False, repr=False)
     placements: tuple[Any, ...] | None = field(default=None, compare=False)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Layout:
+        return self  # immutable, and its mesh can't be copied
+
     @property
     def local_shape(self) -> tuple[int, ...]:
         """The shape of the part."""

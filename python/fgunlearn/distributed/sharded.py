@@ -289,6 +289,32 @@ def _local(selection: Selection, layouts: Sequence[Layout]) -> list[tuple[Tensor
     return held
 
 
+def part_of(selection: Selection, position: int, tensor: Tensor, label: str) -> Tensor:
+    """The flat indices that a selection has in one tensor; of a DTensor, in this process's part of it.
+
+    Args:
+        selection: of whole tensors, or sharded as these are.
+        position: of the tensor in the selection.
+        tensor: the one it was made for; its shape is not compared.
+        label: its name in errors.
+
+    Raises:
+        TypeError, ValueError: see :func:`placed_as`.
+    """
+    index = selection.indices[position]
+    if isinstance(selection, ShardedSelection):
+        if not is_dtensor(tensor):
+            raise ValueError(f"the selection is sharded, and {label} is no DTensor: use selection.full(), on all ranks")
+        if layout_of(tensor, label) != selection.layouts[position]:
+            raise ValueError(
+                f"the selection is sharded in another way than {label}: use selection.shard(model), on all ranks"
+            )
+    elif is_dtensor(tensor):
+        layout = layout_of(tensor, label)
+        return layout.to_local(index)[1].to(index_dtype(layout.local_numel))
+    return index
+
+
 def placed_as(selection: Selection, tensors: Mapping[str, Tensor]) -> Selection:
     """The selection as the tensors are: of this process's parts where they are DTensors.
 
