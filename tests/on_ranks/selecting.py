@@ -143,7 +143,7 @@ def sharded_models(rank: int, size: int) -> None:
         fully_shard(sharded, mesh=mesh)
         kept = torch.ones_like(sharded.second.weight)
         sharded.second.weight.grad = kept
-        for strategy in STRATEGIES:
+        for strategy in STRATEGIES if shape == (size,) else STRATEGIES[::4]:
             expected = fg.select(Product(), joined, mean_of_products, strategy)
             found = fg.select(sharded, mine, mean_of_products, strategy)
             same(found, expected, (shape, strategy))
@@ -282,6 +282,7 @@ def refusals(rank: int, size: int) -> list[str]:
     refused(lambda: fg.select(model, broken(odd), mean_of_products, fg.TopK(0.1)))
     refused(lambda: fg.topk(one if odd else [*one, torch.ones(2)], k=1, group=group))
     refused(lambda: fg.randomk(one, k=1, group=group) if odd else fg.topk(one, k=1, group=group))
+    refused(lambda: fg.select(model, batches, None, fg.TopK(0.1), memory="streaming"))
     refused(lambda: fg.topk(one, ratio=-1.0 if odd else 0.1, group=group))
     with torch.no_grad():
         if odd:

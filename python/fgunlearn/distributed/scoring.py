@@ -45,9 +45,9 @@ def scores_over(
 
     Args and errors: see :func:`sums_over` and :func:`fgunlearn.score`.
     """
-    from fgunlearn.selection.scores import _ACCUMULATED, FISHER_RATIO_DAMPING
+    from fgunlearn.selection.scores import ACCUMULATED, damping
 
-    accumulated = _ACCUMULATED[kind]
+    accumulated = ACCUMULATED[kind]
     scores = _means(sums_over(model, parameters, loader, loss_fn, accumulated, "loader", progress, processes))
     if kind == "fisher_ratio":
         assert retain_loader is not None
@@ -59,7 +59,7 @@ def scores_over(
         total = torch.tensor([sum(held)], dtype=torch.float64)
         if any(is_dtensor(parameter) for parameter in parameters.values()):
             total = processes.sum(total)
-        eps = max(FISHER_RATIO_DAMPING * float(total) / max(n, 1), float(torch.finfo(torch.float32).tiny))
+        eps = damping([float(total)], n)
         for name, kept in retain.items():
             scores[name].div_(kept.add_(eps))
     with torch.no_grad():
@@ -74,12 +74,11 @@ def scores_over(
 
 def refuse_nonfinite_over(scores: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]) -> None:
     """Raises, on all processes, a ValueError that names the first parameter with a NaN or infinite score."""
+    from fgunlearn.selection.scores import nonfinite
+
     for (name, parameter), count in zip(parameters.items(), nonfinite_counts(scores, parameters), strict=True):
         if count:
-            raise ValueError(
-                f"the score of {name!r} has {count} NaN or infinite values of {parameter.numel()}: "
-                "the loss or its gradient overflowed on this data"
-            )
+            raise nonfinite(name, parameter.numel(), count)
 
 
 def nonfinite_counts(parts: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> list[int]:

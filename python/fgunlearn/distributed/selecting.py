@@ -19,9 +19,9 @@ from fgunlearn.distributed.ranking import top_over
 from fgunlearn.distributed.scoring import refuse_nonfinite_over, scores_over, sums_over
 from fgunlearn.distributed.sharded import ShardedSelection
 from fgunlearn.selection.channels import channels_of
-from fgunlearn.selection.scores import FUSED_KINDS, quotient
+from fgunlearn.selection.scores import FUSED_KINDS, check_retain_loader, quotient
 from fgunlearn.selection.selection import Selection
-from fgunlearn.selection.strategies import RandomK, RandomTopK, Strategy, TopK, apportion, resolve_k
+from fgunlearn.selection.strategies import RandomK, Strategy, TopK, apportion, resolve_k
 
 
 def select_over(
@@ -32,9 +32,10 @@ def select_over(
     strategy: Strategy,
     retain_loader: Loader | None,
     progress: bool,
+    check: Callable[[], None],
     processes: Processes,
 ) -> Selection:
-    """:func:`fgunlearn.select` of a model that several processes hold, in shards or as replicas.
+    """:func:`fgunlearn.select` of a model that several processes hold; ``check`` looks at the arguments.
 
     Returns:
         A :class:`ShardedSelection` of sharded parameters; of replicas the same ordinary selection everywhere.
@@ -46,13 +47,12 @@ def select_over(
     numels = [parameter.numel() for parameter in parameters.values()]
 
     def facts() -> dict[str, Any]:
-        if not isinstance(strategy, (TopK, RandomK, RandomTopK)):
-            raise TypeError(f"strategy must be a TopK, RandomK or RandomTopK, got {strategy!r}")
+        check()
         resolve_k(sum(numels), strategy.k, strategy.ratio)
         if sharded:
             _refuse_channels(strategy.scope)
-        if strategy.score_kind == "fisher_ratio" and retain_loader is None:
-            raise ValueError("kind='fisher_ratio' needs retain_loader, the data to keep")
+        if strategy.score_kind is not None:
+            check_retain_loader(strategy.score_kind, retain_loader)
         shapes = [(tuple(p.shape), getattr(p, "placements", None)) for p in parameters.values()]
         return _facts("select", parameters, shapes, strategy)
 
