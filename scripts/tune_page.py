@@ -102,16 +102,48 @@ def references() -> str:
     return "\n".join(lines)
 
 
+def common() -> dict[str, Any]:
+    """What is said once of all files: where, when and on how much it was measured.
+
+    Raises:
+        ValueError: a file says something else than the first; both are named.
+    """
+    said = {name: said_by(results(name)) for name in FILES}
+    first = said[FILES[0]]
+    for name in FILES[1:]:
+        for about, value in first.items():
+            if said[name][about] != value:
+                raise ValueError(
+                    f"docs/results/{name}.json has the {about} {said[name][about]!r}, but {FILES[0]}.json {value!r}: "
+                    "measure them alike"
+                )
+    return first
+
+
+def said_by(found: dict[str, Any]) -> dict[str, Any]:
+    """The part of one file's results that has to be that of the others."""
+    configuration = found["configuration"]
+    sizes = [task["sizes"] for task in found["tasks"]]
+    return {
+        "date": found["date"],
+        "machine": found["machine"],
+        **{about: configuration[about] for about in ("source", "method", "training", "grid", "seeds", "limit")},
+        "training images": sorted({size["forget"] + size["retain"] for size in sizes}),
+        "images held out": sorted({size["heldout"] for size in sizes}),
+    }
+
+
 def machine() -> str:
     """Where, when and on how much it was measured."""
-    found = results(FILES[0])
-    where, sizes = found["machine"], found["tasks"][0]["sizes"]
+    said = common()
+    where, (training,), (heldout,) = said["machine"], said["training images"], said["images held out"]
+    test = results(FILES[0])["tasks"][0]["sizes"]["test"]  # fewer where a class is forgotten, which is left out of it
     minutes = sum(results(name)["seconds"] for name in FILES) / 60
     return (
         f"{where['processor']}, {where['cores']} cores, {where['processes']} process of one thread, torch "
-        f"{where['torch']}; {minutes:.0f} minutes in all, {found['date']}, beside other jobs on the same machine: "
-        f"compare seconds with seconds. Seeds {', '.join(map(str, found['configuration']['seeds']))}; "
-        f"{sizes['forget'] + sizes['retain']} training images, {sizes['heldout']} held out, {sizes['test']} to test on."
+        f"{where['torch']}; {minutes:.0f} minutes in all, {said['date']}, beside other jobs on the same machine: "
+        f"compare seconds with seconds. Seeds {', '.join(map(str, said['seeds']))}; "
+        f"{training} training images, {heldout} held out, {test} to test on."
     )
 
 

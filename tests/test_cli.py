@@ -139,6 +139,14 @@ def test_unlearn_selects_whole_channels_if_asked(run: Run, work: Path, strategy:
     assert sum(count > 0 for part in rows for count in part) <= 3
 
 
+def test_unlearn_makes_the_forgotten_look_like_heldout_data_if_asked(run: Run, work: Path) -> None:
+    given = {"forget_term": "heldout", "perturb": "none", "weight": 0.5, "heldout": "data.safetensors"}
+    code, out = run(*options(**given))[:2]
+    assert code == 0
+    assert "forget setup" in out
+    assert Path("out.safetensors").exists()
+
+
 def test_unlearn_can_replace_its_own_input(run: Run, work: Path) -> None:
     before = load_file("model.safetensors")["0.weight"].clone()
     assert run(*options(out="model.safetensors"))[0] == 0
@@ -172,6 +180,7 @@ def test_unlearn_is_a_function_of_the_seed(run: Run, work: Path) -> None:
         ({"strategy": "best"}, ["--strategy", "'best'"]),
         ({"perturb": "shake"}, ["--perturb", "'shake'"]),
         ({"forget_term": "loudly"}, ["forget", "'loudly'"]),
+        ({"forget_term": "heldout"}, ["--forget-term heldout", "--heldout"]),
         ({"score": "taste"}, ["score", "'taste'"]),
         ({"epochs": -1}, ["epochs", "-1"]),
         ({"batch": 0}, ["batch", "0"]),

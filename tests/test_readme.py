@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -97,6 +98,39 @@ def test_every_figure_of_the_page_on_choosing_k_is_the_committed_measurement(
     assert tune_page.rendered(page) == page
     with pytest.raises(ValueError, match=r"docs/choosing-k\.md has 0 marks '<!-- figures: machine -->'"):
         tune_page.rendered("nothing")
+
+
+@pytest.mark.parametrize(
+    ("about", "changed"),
+    [
+        ("machine", lambda found: found["machine"].update(processor="another")),
+        ("date", lambda found: found.update(date="2026-01-01")),
+        ("seeds", lambda found: found["configuration"].update(seeds=[1, 2])),
+        ("training", lambda found: found["configuration"]["training"].update(epochs=1)),
+        ("training images", lambda found: found["tasks"][0]["sizes"].update(forget=1)),
+        ("images held out", lambda found: found["tasks"][-1]["sizes"].update(heldout=1)),
+    ],
+)
+@pytest.mark.parametrize("file", ["tune-digits-class", "tune-digits-mislabel"])
+def test_what_the_page_on_choosing_k_says_of_all_measurements_holds_for_each(
+    script: Callable[[str], ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
+    about: str,
+    changed: Callable[[dict[str, Any]], None],
+    file: str,
+) -> None:
+    tune_page = script("tune_page")
+    read = tune_page.results
+
+    def results(name: str) -> dict[str, Any]:
+        found: dict[str, Any] = read(name)
+        if name == file:
+            changed(found)
+        return found
+
+    monkeypatch.setattr(tune_page, "results", results)
+    with pytest.raises(ValueError, match=rf"{file}\.json has the {about} .*, but tune-digits\.json .*: measure them"):
+        tune_page.machine()
 
 
 @pytest.mark.parametrize("name", ["compare.md", "cost-model.md"])

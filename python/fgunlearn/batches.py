@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,24 +17,63 @@ T = TypeVar("T")
 
 
 def batch_size(batch: Any) -> int:
-    """The number of samples: the first dimension of the first tensor found in a batch of nested containers.
+    """The number of samples: see :func:`known_size`.
 
     Raises:
-        TypeError: the batch holds no tensor with a dimension.
+        TypeError: the batch does not tell.
     """
-    found = _first_tensor(batch)
-    if found is None:
+    size = known_size(batch)
+    if size is None:
         raise TypeError(f"a batch must hold a tensor whose first dimension is the batch, got {type(batch).__name__}")
-    return found.shape[0]
+    return size
 
 
-def _first_tensor(batch: Any) -> Tensor | None:
-    if isinstance(batch, Tensor):
-        return batch if batch.dim() > 0 else None
-    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, Sequence) else ()
-    if isinstance(batch, str):
-        return None
-    return next((found for part in parts if (found := _first_tensor(part)) is not None), None)
+def known_size(batch: Any) -> int | None:
+    """The number of samples, as far as a batch tells; None if it does not.
+
+    It is the first dimension of the first tensor or NumPy array in a batch of nested mappings, sequences and
+    dataclasses; where there is none, the length of the first list of texts or numbers that is in no other list; 0 for
+    an empty list.
+    """
+    size = next(_lengths(batch), None)
+    if size is None and isinstance(batch, list) and not batch:
+        return 0
+    return next(_plain_lengths(batch), None) if size is None else size
+
+
+def without_samples(batch: Any) -> bool:
+    """Whether the batch is known to hold no sample: there are tensors in it, and none has any; or an empty list."""
+    lengths = list(_lengths(batch))
+    return not any(lengths) if lengths else known_size(batch) == 0
+
+
+def _lengths(batch: Any) -> Iterator[int]:
+    """The first dimensions of all tensors and arrays that have one."""
+    if isinstance(batch, (Tensor, np.ndarray)):
+        if batch.ndim > 0:
+            yield batch.shape[0]
+        return
+    for part in _parts(batch):
+        yield from _lengths(part)
+
+
+def _plain_lengths(batch: Any) -> Iterator[int]:
+    if isinstance(batch, list):  # lists in a list may be samples, or what there is of each
+        if batch and all(isinstance(item, (str, int, float)) for item in batch):
+            yield len(batch)
+        return
+    for part in _parts(batch):
+        yield from _plain_lengths(part)
+
+
+def _parts(batch: Any) -> Iterable[Any]:
+    if isinstance(batch, (str, bytes)):  # whose parts are of their own kind, without end
+        return ()
+    if isinstance(batch, Mapping):
+        return batch.values()
+    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        return [getattr(batch, field.name) for field in dataclasses.fields(batch)]
+    return batch if isinstance(batch, Sequence) else ()
 
 
 def count_batches(loader: Loader, argument: str) -> int:
@@ -51,6 +92,22 @@ def count_batches(loader: Loader, argument: str) -> int:
     if count == 0:
         raise ValueError(f"{argument} is empty: it has no batch")
     return count
+
+
+def one_pass(loader: Iterable[Any], argument: str) -> Iterator[tuple[int, Any]]:
+    """The batches of one pass and their places, 0 for the first. Batches without samples are left out: they have no
+    loss, and so no gradient.
+
+    Raises:
+        ValueError: no batch, as of a loader that is used up, or no sample; the loader is called ``argument``.
+    """
+    place, nothing = -1, True
+    for place, batch in enumerate(loader):
+        if not without_samples(batch):
+            nothing = False
+            yield place, batch
+    if nothing:
+        raise ValueError(f"{argument} gave no {'batch' if place < 0 else 'sample'} when it was read again")
 
 
 def check_read_again(loader: Loader, argument: str) -> None:

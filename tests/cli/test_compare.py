@@ -46,6 +46,7 @@ def test_named_methods_and_requests_are_compared(run: Run, data: str, tmp_path: 
     [
         (["--methods", "salum"], "did you mean 'salun'?"),
         (["--methods", "topk:rat=0.1"], "topk has no option 'rat'"),
+        (["--methods", "ssd", "--methods", "topk:ratio=2"], "topk:ratio=2: ratio must be in [0, 1], got 2"),
         (["--scenario", "rndom:0.1"], "did you mean random?"),
         (["--scenario", "random:2"], "the share must be a number in (0, 1), got '2'"),
         (["--scenario", "ids:nowhere"], "there is no file nowhere"),

@@ -25,7 +25,7 @@ from architectures import (
 from fgunlearn.batches import LossFunction
 from fgunlearn.features import InputOf, penultimate_layer
 from fgunlearn.spdgan import Fitting
-from fgunlearn.unlearning.neighbours import neighbour_votes
+from fgunlearn.unlearning.neighbours import NeighbourVotes
 from text import loss_fn as text_loss
 
 CLASSES = 3
@@ -247,7 +247,7 @@ def test_a_selection_read_from_a_file_does_the_same(unlearned: Unlearned, tmp_pa
 
 
 def test_neighbours_are_found_in_an_early_layer(unlearned: Unlearned) -> None:
-    votes, labels = neighbour_votes(unlearned.source, unlearned.retain, CLASSES, 5)(unlearned.forget)
+    votes, labels = NeighbourVotes(unlearned.source, unlearned.retain, CLASSES, 5)(unlearned.forget)
     assert labels.equal(unlearned.forget[0][1])
     torch.testing.assert_close(votes.sum(1), torch.ones(len(labels)))
     # Classes differ in the mean, and in words attention has mixed: neighbours tell them apart.

@@ -14,31 +14,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import fgunlearn as fg
 from fgunlearn import ops
-from small_mlp import distance, gone, kept, loss_on, samples, source
+from method_calls import DESCENTS, NAMES, STEPS, call
+from small_mlp import distance, gone, kept, samples, source
 
-NAMES = [
-    "retrain", "finetune", "gradient_ascent", "neggrad_plus", "random_label", "salun", "ssd", "scrub", "l1_sparse",
-    "fisher_forget", "topk", "randomk", "random_topk",
-]  # fmt: skip
-
-QUICK: dict[str, dict[str, Any]] = {
-    "ssd": {"alpha": 1.0},
-    "fisher_forget": {},
-    **{name: {"repair": fg.Repair(epochs=2, lr=0.05)} for name in ("topk", "randomk", "random_topk")},
-}
 READS_FORGET = [name for name in NAMES if name not in ("retrain", "finetune", "l1_sparse", "fisher_forget")]
 READS_RETAIN = [name for name in NAMES if name != "gradient_ascent"]
-STEPS = [name for name in NAMES if name not in ("ssd", "fisher_forget")]
-ANY_BATCH = [name for name in NAMES if name not in ("random_label", "salun", "scrub")]
-
-
-def quick(name: str) -> dict[str, Any]:
-    return QUICK.get(name, {"epochs": 2, "lr": 0.05, **({"max_epochs": 1} if name == "scrub" else {})})
-
-
-def call(name: str, model: nn.Module, forget: Any = None, retain: Any = None, **options: Any) -> fg.Result:
-    forget, retain = gone() if forget is None else forget, kept() if retain is None else retain
-    return fg.methods.get(name)(model, forget, retain, **{**quick(name), **options})
 
 
 def test_the_list_has_every_method_and_get_finds_it() -> None:
@@ -245,9 +225,6 @@ def test_what_all_take_is_checked_by_all(name: str, changed: dict[str, Any], err
     assert distance(model, source()) == 0
 
 
-DESCENTS = [name for name in STEPS if name not in ("topk", "randomk", "random_topk")]
-
-
 @pytest.mark.parametrize("name", DESCENTS)
 @pytest.mark.parametrize(("changed", "error", "words"), [
     ({"epochs": 0}, ValueError, "epochs must be >= 1, got 0"),
@@ -274,57 +251,12 @@ def test_a_methods_own_options_are_checked(name: str, changed: dict[str, Any], w
         call(name, source(), **changed)
 
 
-@pytest.mark.parametrize("name", ANY_BATCH)
-def test_batches_of_any_form_work_through_the_loss(name: str) -> None:
-    def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        return loss_on(batch["points"], batch["which"])(model)
-
-    plain, dicts = source(), source()
-    options = {} if name not in ("topk", "randomk", "random_topk") else {"perturb": fg.Shrink(0.5), "ratio": 0.5}
-    call(name, plain, **options)
-    parts = [[{"points": x, "which": y} for x, y in part] for part in (gone(), kept())]
-    call(name, dicts, *parts, loss_fn=loss, **options)
-    assert distance(plain, dicts) < 1e-12
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_data_loaders_work(name: str) -> None:
     listed, loaded = source(), source()
     call(name, listed)
     call(name, loaded, *(DataLoader(TensorDataset(*samples(n, s)), batch_size=6) for n, s in ((12, 1), (20, 2))))
     assert distance(listed, loaded) == 0
-
-
-def test_a_schedule_ends_with_the_batches_that_were_counted() -> None:
-    class Lying(list):  # type: ignore[type-arg]
-        def __len__(self) -> int:
-            return 2
-
-    model, expected = source(), source()
-    fg.methods.finetune(model, [], Lying(kept()), epochs=1, schedule="linear")
-    fg.methods.finetune(expected, [], kept()[:2], epochs=1, schedule="linear")
-    assert distance(model, expected) == 0
-
-
-class Once:
-    """Batches on the first pass, and none on any other; it has a length."""
-
-    def __init__(self, batches: Any) -> None:
-        self._left, self._length = iter(batches), len(batches)
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __iter__(self) -> Iterator[Any]:
-        return self._left
-
-
-@pytest.mark.parametrize("name", ["topk", "randomk", "random_topk"])
-def test_a_repair_refuses_a_used_up_loader_too(name: str) -> None:
-    model = source()
-    with pytest.raises(ValueError, match="retain_loader gave no batch when it was read again"):
-        fg.methods.get(name)(model, gone(), Once(kept()), repair=fg.Repair(epochs=2))
-    assert distance(model, source()) == 0
 
 
 def test_a_repair_whose_last_step_diverges_is_no_success() -> None:
@@ -406,11 +338,3 @@ def test_retraining_refuses_what_no_layer_sets_anew() -> None:
         fg.methods.retrain(model, [], batches, epochs=1)
     assert model[0].up.equal(torch.ones(3))
     fg.methods.retrain(model, [], batches, epochs=1, lr=1e-9, new_model=lambda: nn.Sequential(Adapted()))
-
-
-@pytest.mark.parametrize("name", ["finetune", "neggrad_plus", "scrub", "gradient_ascent"])
-def test_a_loader_that_is_used_up_is_refused_instead_of_ending_early(name: str) -> None:
-    model = source()
-    with pytest.raises(ValueError, match="_loader gave no batch when it was read again"):
-        call(name, model, Once(gone()), Once(kept()))
-    assert distance(model, source()) == 0

@@ -164,3 +164,39 @@ def test_retrain_names_a_layer_that_it_can_not_reset() -> None:
     with pytest.raises(ValueError, match=r"'0', a Scale, has parameters .* give new_model"):
         fg.methods.retrain(model, [], kept())
     fg.methods.retrain(model, [], kept(), new_model=lambda: nn.Sequential(Scale(), mlp()), epochs=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_penalty_of_many_weights_is_finite_in_half_precision(dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 3)).to(dtype)
+    with torch.no_grad():
+        model.register_parameter("many", nn.Parameter(torch.full((70_000,), 2.0, dtype=dtype)))
+    data = [(x.to(dtype), y) for x, y in kept()]
+    options: dict[str, Any] = {"epochs": 1, "lr": 0.1, "momentum": 0.0, "weight_decay": 0.0}
+    fg.methods.l1_sparse(model, [], data, gamma=0.5, **options)
+    # No loss depends on it: minus lr * gamma at every step, which fades over the four.
+    expected = 2.0 - 0.1 * 0.5 * (1 + 0.75 + 0.5 + 0.25)
+    assert model.many.dtype == dtype
+    assert float(model.many.detach().float().mean()) == pytest.approx(expected, abs=0.02)
+
+
+def test_the_penalty_adds_up_tensors_of_different_precision() -> None:
+    model = nn.Sequential(nn.Linear(4, 3))
+    model.register_parameter("wide", nn.Parameter(torch.ones(2, dtype=torch.float64)))
+    model.register_parameter("narrow", nn.Parameter(torch.ones(2, dtype=torch.float16)))
+    data = [(x.float(), y) for x, y in kept()]
+    fg.methods.l1_sparse(model, [], data, gamma=0.5, epochs=1, lr=0.1)
+    assert float(model.wide.detach().max()) < 1
+    assert float(model.narrow.detach().max()) < 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_step_moves_every_parameter_in_every_precision(dtype: torch.dtype, momentum: float) -> None:
+    model = nn.Sequential(nn.Linear(4, 500), nn.Linear(500, 3)).to(dtype)
+    before = [p.detach().clone() for p in model.parameters()]
+    data = [(x.to(dtype), y) for x, y in kept()[:1]]
+    # At lr * weight_decay = 1/4, all but zeros move by a quarter and a gradient.
+    fg.methods.finetune(model, [], data, epochs=1, lr=0.5, momentum=momentum, weight_decay=0.5)
+    for p, was in zip(model.parameters(), before, strict=True):
+        assert float((p.detach() != was).double().mean()) > 0.99

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -63,3 +64,21 @@ def test_bad_input_is_refused(changed: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         fg.methods.fisher_forget(model, [], kept(), **changed)
     assert distance(model, source()) == 0
+
+
+def test_the_model_is_in_eval_mode_meanwhile() -> None:
+    data = [(x.float(), y) for x, y in kept()]
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3))
+    other = copy.deepcopy(model).eval()
+    model.train()
+    model[1].eval()
+    modes: list[bool] = []
+    model[3].register_forward_pre_hook(lambda layer, inputs: modes.append(layer.training))
+    statistics = copy.deepcopy(model[1].state_dict())
+    result = fg.methods.fisher_forget(model, [], data, strength=0.02)
+    assert result.buffers == []
+    assert modes == [False] * len(data)
+    assert [module.training for module in model] == [True, False, True, True]
+    assert all(model[1].state_dict()[name].equal(statistics[name]) for name in ("running_mean", "running_var"))
+    fg.methods.fisher_forget(other, [], data, strength=0.02)  # whatever the mode it comes in
+    assert all(p.equal(q) for p, q in zip(model.parameters(), other.parameters(), strict=True))

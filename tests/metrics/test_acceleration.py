@@ -41,3 +41,9 @@ def test_calibration_times_every_part() -> None:
         assert 0.0 < seconds < 1.0
     with pytest.raises(ValueError, match="at least 2 batches"):
         metrics.calibrate(model, data[:1], dense, sparse)
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(ValueError, match="batches must be >= 1, got 0"):
+        metrics.calibrate(model, data, dense, sparse, batches=0)
+    with pytest.raises(TypeError, match=r"batches must be an int, got 2\.5"):
+        metrics.calibrate(model, data, dense, sparse, batches=2.5)  # type: ignore[arg-type]
+    assert all(p.equal(old) for p, old in zip(model.parameters(), before, strict=True))

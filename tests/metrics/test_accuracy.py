@@ -65,3 +65,21 @@ def test_outputs_that_are_not_logits_are_refused_with_their_shape() -> None:
 def test_batches_that_are_not_pairs_are_refused() -> None:
     with pytest.raises(TypeError, match="batches"):
         logits_and_labels(Echo(), [torch.zeros(2, 3)])
+
+
+def test_labels_of_any_integer_dtype_have_losses_and_those_that_are_no_classes_are_refused() -> None:
+    logits, labels = torch.randn(3, 3), torch.tensor([0, 1, 2])
+    for dtype in (torch.uint8, torch.int32):
+        found = metrics.sample_losses(Echo(), [(logits, labels.to(dtype))])
+        torch.testing.assert_close(found, F.cross_entropy(logits, labels, reduction="none"))
+    with pytest.raises(ValueError, match=r"y must be in \[0, 2\], got -100 to 1"):  # torch's cross entropy says 0
+        metrics.sample_losses(Echo(), [(logits, torch.tensor([0, -100, 1]))])
+    with pytest.raises(ValueError, match=r"y must be integers, got torch\.float32"):
+        metrics.sample_losses(Echo(), [(logits, torch.tensor([0.0, 1.7, 1.0]))])
+    with pytest.raises(ValueError, match=r"logits of a floating dtype, got torch\.int64"):
+        metrics.accuracy(Echo(), [(labels[:, None].expand(3, 3), labels)])
+
+
+def test_what_float64_logits_tell_apart_is_not_rounded_off() -> None:
+    logits = torch.tensor([[1e9, 1e9 - 5.0, 0.0]], dtype=torch.float64)  # float32 would round 1e9 - 5 to 1e9
+    assert metrics.sample_losses(Echo(), [(logits, torch.tensor([0]))]).item() == pytest.approx(0.006715, rel=1e-3)

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -181,3 +182,29 @@ def test_an_attack_from_scores_judges_those_that_reach_the_threshold() -> None:
     assert found.auc.value == pytest.approx((7 + 0.5) / 8)
     without = attack_of("mine", torch.tensor([0.0]), torch.tensor([0.0]), resamples=5)
     assert dataclasses.asdict(without)["accuracy"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"resamples": 0}, ValueError, "resamples must be >= 1, got 0"),
+        ({"resamples": 2.0}, TypeError, r"resamples must be an int, got 2\.0"),
+        ({"seed": 2**63}, ValueError, "seed must fit in 64 bits"),
+        ({"seed": "0"}, TypeError, "seed must be an int, got '0'"),
+    ],
+)
+def test_draws_that_can_not_be_made_are_refused_before_any_pass(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    def unread() -> Iterator[Any]:
+        raise AssertionError("a pass was made")
+        yield
+
+    with pytest.raises(error, match=message):
+        mia(nn.Identity(), unread(), unread(), **options)
+
+
+@pytest.mark.parametrize("seed", [-(2**63), 2**63 - 1])
+def test_every_64_bit_seed_will_do(seed: int) -> None:
+    scores = torch.arange(5.0)
+    assert attack_of("any", scores, scores, resamples=3, seed=seed).auc.value == 0.5

@@ -238,3 +238,20 @@ def test_bad_input_is_refused_by_name(changed: dict[str, Any], error: type[Excep
 def test_accuracy_refuses_labels_that_a_comparison_would_broadcast() -> None:
     with pytest.raises(ValueError, match=r"y must be of shape \(batch,\), got \(8, 1\)"):
         metrics.accuracy(network(0), [(x, y[:, None]) for x, y in random_data(0, 8)])
+
+
+def test_seeds_draws_labels_and_sizes_that_will_not_do_are_refused() -> None:
+    model = nn.Linear(4, 3)
+    some = [(torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1]))]
+    with pytest.raises(TypeError, match="resamples must be an int, got '9'"):
+        unlearning_degree(model, model, some, None, resamples="9")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="seed must fit in 64 bits"):
+        unlearning_degree(model, model, some, None, seed=2**63)
+    for seed in (-(2**63), 2**63 - 1):
+        assert unlearning_degree(model, model, some, None, some, seed=seed, resamples=3).acc.value == 0.0
+    with pytest.raises(ValueError, match="control_loader must hold 2 samples or more, got 1"):
+        unlearning_degree(model, model, some, None, [(some[0][0][:1], some[0][1][:1])])
+    with pytest.raises(ValueError, match=r"y must be in \[0, 2\], got -100 to 2"):  # torch's cross entropy says 0
+        unlearning_degree(model, model, [(some[0][0], torch.tensor([0, 1, 2, -100, 0]))], None)
+    with pytest.raises(ValueError, match=r"y must be integers, got torch\.float32"):
+        unlearning_degree(model, model, [(some[0][0], some[0][1] + 0.7)], None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -98,3 +99,14 @@ def test_the_judge_is_fitted_on_each_model_anew() -> None:
 def test_an_empty_part_is_refused() -> None:
     with pytest.raises(ValueError, match="loader is empty"):
         metrics.forgetting_rate(MEMORISED, MEMORISED, batches(FORGET), batches(RETAIN), [])
+
+
+@pytest.mark.parametrize("rate", [metrics.forgetting_of, metrics.retention_of])
+def test_judgements_that_do_not_belong_together_are_refused(rate: Callable[..., object]) -> None:
+    some = torch.tensor([True, False, True])
+    with pytest.raises(TypeError, match=r"after must be bool, got torch\.int64"):
+        rate(some, some.long(), 0.5, 0.5)
+    with pytest.raises(ValueError, match=r"after must be of the shape of before, \(3,\), got \(1,\)"):
+        rate(some, some[:1], 0.5, 0.5)
+    with pytest.raises(ValueError, match=r"before must be of shape \(samples,\) with one sample or more, got \(0,\)"):
+        rate(some[:0], some[:0], 0.5, 0.5)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import pytest
@@ -64,3 +65,6 @@ def test_bad_losses_are_refused_by_name() -> None:
         MembershipJudge.fit(torch.tensor([float("nan"), 1.0, float("nan")]), some)
     with pytest.raises(ValueError, match="asked is empty"):
         losses_auc(none, some)
+    for asked, others, message in ((math.nan, 1.0, "asked holds 1 NaN"), (1.0, math.nan, "others holds 1 NaN")):
+        with pytest.raises(ValueError, match=message):
+            losses_auc(torch.tensor([asked]), torch.tensor([others]))

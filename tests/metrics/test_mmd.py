@@ -201,3 +201,28 @@ def test_arguments_out_of_range_are_refused() -> None:
 def test_sets_whose_kernel_would_not_fit_memory_are_refused() -> None:
     with pytest.raises(ValueError, match="at most 16,384 samples together, got 16,000 and 400"):
         mmd_test(torch.zeros(16_000, 1), torch.zeros(400, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_loses_no_more_than_the_rounding_of_the_samples(dtype: torch.dtype) -> None:
+    x, y = (100.0 * torch.randn(200, 30, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    x, y = x.to(dtype), y.to(dtype) + 5.0  # squared distances near 6e5, which float16 does not hold
+    bandwidth = median_bandwidth(x)
+    assert float(bandwidth) == pytest.approx(float(median_bandwidth(x.double())), rel=1e-5)
+    found = float(squared_mmd(x, y, bandwidth))
+    assert found == pytest.approx(float(squared_mmd(x.double(), y.double(), bandwidth.double())), abs=1e-5)
+
+
+def test_samples_bandwidths_and_draws_that_will_not_do_are_refused() -> None:
+    x = torch.arange(8).reshape(4, 2)
+    for refused in (lambda: median_bandwidth(x), lambda: squared_mmd(x, x, 1.0), lambda: mmd_test(x, x)):
+        with pytest.raises(TypeError, match=r"x must be float, got torch\.int64"):
+            refused()
+    x = x.double()
+    for bandwidth in (math.inf, math.nan, 0.0):
+        with pytest.raises(ValueError, match=f"bandwidth must be > 0 and finite, got {bandwidth}"):
+            squared_mmd(x, x, bandwidth)
+    with pytest.raises(TypeError, match=r"permutations must be an int, got 9\.5"):
+        mmd_test(x, x, permutations=9.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="seed must fit in 64 bits"):
+        mmd_test(x, x, seed=2**63)

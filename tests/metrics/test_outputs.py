@@ -35,9 +35,10 @@ def test_every_quantity_of_a_sample_by_hand() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(n=st.integers(1, 20), classes=st.integers(2, 6), scale=st.sampled_from([0.1, 1.0, 8.0]), seed=st.integers(0, 99))
+@given(n=st.integers(1, 20), classes=st.integers(2, 6), scale=st.sampled_from([0.1, 1.0, 3.0]), seed=st.integers(0, 99))
 def test_they_are_the_textbook_formulas(n: int, classes: int, scale: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
+    # Not so large that the textbook's 1 - p loses its own digits, as the other test's do.
     logits = scale * torch.randn(n, classes, generator=generator, dtype=torch.float64)
     labels = torch.randint(classes, (n,), generator=generator)
     found = Outputs(logits, labels)

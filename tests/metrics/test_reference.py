@@ -108,6 +108,45 @@ def test_nomus_of_models() -> None:
     assert score([WRONG] * 4, [SURE, UNSURE, UNSURE, UNSURE]) == pytest.approx(0.5 + 0.5 * (1 - 2 * 0.125))
 
 
+def test_nomus_weighs_as_it_is_told_to() -> None:
+    # Accuracy 3/4 on D_t; the attack is right about a half of D_u and 3/4 of D_t, so its part is 3/4 as well: not so
+    # with a forget set that it knows, of which its part is 1 - 2 |7/8 - 1/2| = 1/4.
+    known = model([SURE] * 4, [SURE] * 4, [SURE, UNSURE, UNSURE, WRONG], [UNSURE] * 4)
+    for weight in (0.0, 0.25, 0.5, 1.0):
+        found = metrics.nomus(known, *LOADERS, batches(HELDOUT), weight=weight)
+        assert found == pytest.approx(weight * 0.75 + (1.0 - weight) * 0.25)
+        assert found == metrics.nomus_of(0.75, 0.875, weight=weight)
+
+
+def test_nomus_fits_its_attack_on_the_held_out_data_and_not_on_those_it_judges() -> None:
+    # Fitted on the test data the threshold would lie at UNSURE, where it is right about all of D_u and D_t.
+    half = model([SURE, SURE, UNSURE, UNSURE], [UNSURE] * 4, [WRONG] * 4, [UNSURE, UNSURE, UNSURE, WRONG])
+    assert metrics.nomus(half, *LOADERS, batches(HELDOUT), weight=0.0) == 1.0  # by SURE: about none of D_u, all of D_t
+    assert metrics.nomus(half, *LOADERS, batches(TEST), weight=0.0) == 0.0
+
+
+def test_nomus_refuses_a_weight_before_any_pass() -> None:
+    with pytest.raises(ValueError, match=r"weight must be in \[0, 1\], got 1\.5"):
+        metrics.nomus(RETRAINED, [], [], [], [], weight=1.5)
+
+
+def test_the_average_gaps_attack_is_on_the_confidence() -> None:
+    # A sample that is surely wrong looks like a member to the entropy, and like none to the confidence.
+    asked, sure, unsure = ([Outputs(torch.tensor([row]), torch.tensor([0]))] for row in (WRONG, SURE, UNSURE))
+    assert metrics.non_member_share(*asked, *sure, *unsure) == 1.0
+
+
+def test_where_the_attack_knows_nothing_one_sample_decides_on_the_share() -> None:
+    def outputs(*sureness: float) -> Outputs:
+        logits = torch.tensor(sureness)[:, None] * torch.tensor([1.0, 0.0])
+        return Outputs(logits, torch.zeros(len(sureness), dtype=torch.long))
+
+    alike = tuple(0.1 * i for i in range(1, 101))
+    asked = outputs(*alike)
+    assert metrics.non_member_share(asked, outputs(*alike, 11.0), outputs(*alike)) == 1.0
+    assert metrics.non_member_share(asked, outputs(*alike), outputs(0.0, *alike)) == 0.0
+
+
 def test_bad_shares_are_refused_by_name() -> None:
     some = {"forget": 0.5, "retain": 0.5, "test": 0.5}
     with pytest.raises(ValueError, match="retrained has no 'mia'"):

@@ -171,3 +171,11 @@ def test_copies_learn_in_train_mode_and_are_measured_in_eval_mode() -> None:
 def test_counts_are_whole_numbers(argument: str) -> None:
     with pytest.raises(TypeError, match=f"{argument} must be an int, got 2.5"):
         relearn_time(Logit(9.0), Logit(0.0), FORGET, **{argument: 2.5})
+
+
+@pytest.mark.parametrize("lr", [math.inf, math.nan, 0.0])
+def test_a_learning_rate_that_is_none_is_refused(lr: float) -> None:
+    with pytest.raises(ValueError, match=f"lr must be > 0, got {lr}"):
+        relearn_time(Logit(2.0), Logit(-1.0), FORGET, lr=lr)
+    with pytest.raises(TypeError, match="lr must be a number, got 'fast'"):
+        relearn_time(Logit(2.0), Logit(-1.0), FORGET, lr="fast")  # type: ignore[arg-type]

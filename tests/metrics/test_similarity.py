@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fgunlearn import metrics
+from fgunlearn.metrics.similarity import js_divergence
 
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -122,3 +123,31 @@ def test_features_that_never_change_have_no_alignment(data: Batches) -> None:
     with torch.no_grad():
         constant[0].weight.zero_()
     assert math.isnan(metrics.similarity(constant, network(1), data).cka)
+
+
+def test_a_model_that_has_diverged_is_like_none(data: Batches) -> None:
+    for position, name in enumerate("ab"):
+        pair = [network(), network(1)]
+        with torch.no_grad():
+            pair[position][2].bias[0] = math.nan  # type: ignore[operator,index]
+        with pytest.raises(ValueError, match=f"the logits of {name} hold 13 NaN"):
+            metrics.similarity(pair[0], pair[1], data)
+    unused = network()
+    unused.register_parameter("unused", nn.Parameter(torch.tensor([math.nan])))
+    found = metrics.similarity(unused, unused, data)
+    assert math.isnan(found.cosine)
+    assert math.isnan(found.relative_l2)
+    assert math.isnan(js_divergence(torch.tensor([[math.nan, 0.0]]), torch.zeros(1, 2)))
+
+
+def test_a_class_of_probability_0_adds_what_its_limit_is() -> None:
+    masked, other = torch.tensor([[0.0, -math.inf]]), torch.tensor([[-math.inf, 0.0]])
+    assert js_divergence(masked, masked) == 0.0
+    assert js_divergence(masked, other) == pytest.approx(math.log(2.0))
+    nearly = torch.tensor([[50.0, 0.0]])
+    assert js_divergence(masked, 0.0 * nearly) == pytest.approx(js_divergence(nearly, 0.0 * nearly))
+
+
+def test_models_without_parameters_are_refused(data: Batches) -> None:
+    with pytest.raises(ValueError, match="a has no parameters"):
+        metrics.similarity(nn.Flatten(), nn.Flatten(), data)

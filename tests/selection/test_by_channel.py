@@ -256,6 +256,55 @@ def test_the_answer_is_the_same_on_any_number_of_threads(threads: Callable[[int]
     assert answers[0] == answers[1] == answers[2]
 
 
+def uneven(*shape: int) -> Tensor:
+    """float64 of very different sizes: no order of adding them up rounds like another."""
+    return torch.randn(*shape, dtype=torch.float64).mul_(8).exp_()
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        lambda: uneven(1, 300_000),
+        lambda: uneven(3, 70_001),
+        lambda: uneven(4000, 90),
+        lambda: uneven(1, 2**15),
+        lambda: uneven(5, 2**15 - 1),
+        lambda: uneven(1, 2**15 - 1),
+        lambda: uneven(1, 2**15 + 1),
+        lambda: uneven(1, 50_001),
+        lambda: uneven(2, 2**17 + 5),
+    ],
+)
+def test_sums_that_round_are_the_same_bits_on_any_number_of_threads(
+    matrix: Callable[[], Tensor], threads: Callable[[int], None]
+) -> None:
+    of = matrix()
+    found = []
+    for count in (1, 2, 3, 8):
+        threads(count)
+        found.append(_sums_of_rows(of))
+    assert all(sums.equal(found[0]) for sums in found[1:])
+
+
+@pytest.mark.parametrize("kind", ["rows", "columns"])
+def test_channels_that_differ_by_rounding_keep_their_order_on_any_number_of_threads(
+    kind: str, threads: Callable[[int], None]
+) -> None:
+    n = 70_000
+    layers = [
+        nn.Linear(n, 1, bias=False) if kind == "rows" else nn.ConvTranspose1d(n, 1, 1, bias=False) for _ in "abcdef"
+    ]
+    parameters = trainable(nn.Sequential(*layers))
+    values = uneven(n)  # the same for each channel, added up in turn
+    scores = {name: values[torch.randperm(n)].reshape(p.shape) for name, p in parameters.items()}
+    firsts = set()
+    for count in (1, 2, 3, 8):
+        threads(count)
+        chosen = fg.TopK(k=n, scope="channel").choose(parameters, scores, channels_of(nn.Sequential(*layers)))
+        firsts.add(flat(chosen)[0])
+    assert len(firsts) == 1
+
+
 @pytest.mark.parametrize("length", [1, 2, 2**14, 2**15 - 1, 2**15, 2**15 + 1, 2**17 + 3, 600_000])
 def test_sums_are_those_of_magnitudes_in_double_precision(length: int) -> None:
     matrix = torch.randn(3, length)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fgunlearn as fg
-from fgunlearn.unlearning.neighbours import early_layer, features, neighbour_votes
+from fgunlearn.unlearning.neighbours import NeighbourVotes, Place, early_layer, features
 from fgunlearn.unlearning.stopping import StopRule
 
 Batches = list[tuple[Tensor, Tensor]]
@@ -153,7 +153,7 @@ def test_the_stop_rule_looks_at_accuracy_first_and_then_at_loss(forgotten_class:
 
 def test_neighbours_vote_for_what_the_remaining_data_says(forgotten_class: Any) -> None:
     source, gone, rest, heldout = forgotten_class
-    vote = neighbour_votes(source, rest, 3, 10)
+    vote = NeighbourVotes(source, rest, 3, 10)
     votes, labels = vote(gone)
     torch.testing.assert_close(votes.sum(1), torch.ones(len(labels)))
     assert not votes[:, 2].any()  # no remaining sample has the label
@@ -165,7 +165,7 @@ def test_features_of_large_pictures_are_pooled() -> None:
     model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.Flatten(), nn.LazyLinear(4))
     x = torch.randn(5, 3, 40, 40)
     model(x)
-    taken, labels = features(model, [(x, torch.arange(5))], "0")
+    taken, labels = features(model, [(x, torch.arange(5))], Place("0"))
     assert taken.shape == (5, 16 * 16 * 16)
     assert labels.tolist() == [0, 1, 2, 3, 4]
 
@@ -175,7 +175,7 @@ def test_attentions_output_projection_is_no_early_layer_since_it_is_never_called
     assert early_layer(nn.Sequential(nn.Embedding(5, 8), layer)) == "1.linear1"
     data = [(torch.randint(5, (6, 3)), torch.arange(6))]
     with pytest.raises(ValueError, match=r"layer '1\.self_attn\.out_proj' is not reached"):
-        features(nn.Sequential(nn.Embedding(5, 8), layer), data, "1.self_attn.out_proj")
+        features(nn.Sequential(nn.Embedding(5, 8), layer), data, Place("1.self_attn.out_proj"))
 
 
 def test_the_early_layer_is_the_first_that_multiplies() -> None:

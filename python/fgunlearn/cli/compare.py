@@ -87,4 +87,4 @@ def compare_command(
     console.print(table(results))
     for line in verdicts(results):
         console.print(line, soft_wrap=True)
-    console.print(f"{results['seconds']:.0f} s; {out / comparison.REPORT} shows it all", highlight=False)
+    console.print(f"{results['seconds']:.0f} s in all; {out / comparison.REPORT} shows it all", highlight=False)

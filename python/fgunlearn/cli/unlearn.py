@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fgunlearn.cli.inputs import check_folder_of, load_data, load_ids, load_model
 from fgunlearn.experiment.data import Batches
 from fgunlearn.files import replacing
+from fgunlearn.methods.selective import FORGET_TERM, HELDOUT
 from fgunlearn.parameters import trainable
 from fgunlearn.perturb import Gaussian, Perturbation, Reset, Shrink, Zero
 from fgunlearn.selection import RandomK, RandomTopK, Strategy, TopK
@@ -37,7 +38,7 @@ def unlearn_command(
     forget: Annotated[Path, typer.Option(help="Text file with the row numbers to forget, one per line.")],
     out: Annotated[Path, typer.Option(help="Where to write the unlearned weights.")],
     heldout: Annotated[
-        Path | None, typer.Option(help="Data never trained on, like --data: for the rule that stops forgetting.")
+        Path | None, typer.Option(help="Data never trained on, like --data: tells when enough is forgotten.")
     ] = None,
     strategy: Annotated[str, typer.Option(help="topk, randomk or random_topk.")] = "topk",
     score: Annotated[str, typer.Option(help="grad, abs_grad, fisher, saliency or fisher_ratio.")] = "fisher_ratio",
@@ -51,7 +52,8 @@ def unlearn_command(
     lr: Annotated[float, typer.Option(help="Largest learning rate of the repair.")] = 0.05,
     batch: Annotated[int, typer.Option(min=1, help="Samples per step.")] = 32,
     forget_term: Annotated[
-        str, typer.Option(help="none, ascent, unlikelihood, random_label or neighbour.")
+        str,
+        typer.Option(help="none, ascent, unlikelihood, random_label, neighbour, or heldout (with --heldout)."),
     ] = "neighbour",
     weight: Annotated[float, typer.Option(help="Weight of the forget term.")] = 0.2,
     neighbour_layer: Annotated[
@@ -78,6 +80,9 @@ def unlearn_command(
     check_folder_of(out, "--out")
     if perturb not in _PERTURBATIONS:
         raise ValueError(f"--perturb must be one of {', '.join(_PERTURBATIONS)}, got {perturb!r}")
+    if forget_term == "heldout" and heldout is None:
+        raise ValueError("--forget-term heldout needs --heldout, data never trained on")
+    recipe = HELDOUT if forget_term == "heldout" else FORGET_TERM
     held = None if heldout is None else Batches(*load_data(heldout, "--heldout"), batch)
     result = unlearn(
         network,
@@ -90,8 +95,9 @@ def unlearn_command(
             lr=lr,
             forget=forget_term,  # type: ignore[arg-type]
             weight=weight,
-            forget_batch=max(1, batch // 8),
-            forget_share=0.5,
+            forget_batch=max(1, batch // recipe.forget_part),
+            forget_share=recipe.repair.forget_share,
+            neighbours=recipe.repair.neighbours,
             neighbour_layer=neighbour_layer,
             seed=seed,
         ),

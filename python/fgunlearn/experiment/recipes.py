@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from fgunlearn.methods.selective import FORGET_PART, FORGET_TERM, PERTURB_REPAIR, SCORE
+from fgunlearn.methods.selective import FORGET_TERM, PERTURB_REPAIR, SCORE
 from fgunlearn.perturb import Perturbation
 from fgunlearn.selection import RandomK, RandomTopK, Strategy, TopK
 from fgunlearn.unlearning import Repair
@@ -44,7 +44,7 @@ class Recipe:
 
 
 # The demo's model has a better layer to find neighbours by than its first.
-_LAYERED = replace(FORGET_TERM.repair, forget_batch=BATCH // FORGET_PART, neighbour_layer="stages.0")
+_LAYERED = replace(FORGET_TERM.repair, forget_batch=BATCH // FORGET_TERM.forget_part, neighbour_layer="stages.0")
 
 _WAYS = {PAPER: PERTURB_REPAIR, "forget term": replace(FORGET_TERM, repair=_LAYERED)}
 

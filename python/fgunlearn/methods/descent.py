@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from fgunlearn.arguments import check_count, check_number, check_seed
-from fgunlearn.batches import Loader, LossFunction, batch_size, checked_loss, count_batches, cross_entropy, device_of
+from fgunlearn.batches import (
+    Loader,
+    LossFunction,
+    checked_loss,
+    count_batches,
+    cross_entropy,
+    device_of,
+    known_size,
+    one_pass,
+)
 from fgunlearn.optim import SparseOptimizer
 from fgunlearn.parameters import trainable
 from fgunlearn.progress import bar
@@ -56,13 +66,15 @@ class Descent:
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.SGD:
         """The optimizer of these parameters, its learning rate still to be set."""
         parameters = list(parameters)
+        # On a CPU, torch's fused step (as of 2.13) leaves longer tensors of half precision as they are.
+        fusible = all(p.is_cuda or p.dtype in (torch.float32, torch.float64) for p in parameters)
         sgd = torch.optim.SGD(
             parameters,
             lr=self.lr,
             momentum=self.momentum,
             nesterov=self.nesterov and self.momentum > 0,
             weight_decay=self.weight_decay,
-            fused=True,  # the fastest there is: methods are compared by time
+            fused=fusible,  # the fastest there is: methods are compared by time
         )
         if self.momentum > 0:
             # As the first step would make it. A fused step fails where one parameter has it and another, which no
@@ -74,7 +86,9 @@ class Descent:
 
 @dataclass(frozen=True)
 class Terms:
-    """What one step minimises, ``loss``; how many samples it took; and for the record its parts on D_r and D_u."""
+    """What one step minimises, ``loss``; how many samples it took (0 for batches that do not tell); and for the record
+    its parts on D_r and D_u.
+    """
 
     loss: Tensor
     samples: int
@@ -103,6 +117,30 @@ class Pass:
         """
         return cls(loader, argument, count_batches(loader, argument), terms)
 
+    def read(self) -> Iterator[tuple[int, Any]]:
+        """The batches that have samples and their places; no more than were counted: the schedule ends there.
+
+        A warning says so if there are fewer.
+
+        Raises:
+            ValueError: there is none.
+        """
+        came = 0
+
+        def counted() -> Iterator[Any]:
+            nonlocal came
+            for batch in itertools.islice(self.loader, self.batches):
+                came += 1
+                yield batch
+
+        yield from one_pass(counted(), self.argument)
+        if came < self.batches:
+            warnings.warn(
+                f"{self.argument} gave {came} batches in a pass, but its length is {self.batches}: there are fewer "
+                "steps than its length promises",
+                stacklevel=4,
+            )
+
 
 def checked(model: nn.Module, loss_fn: LossFunction | None, seed: int) -> LossFunction:
     """What every method checks: a model with parameters to train, and a seed. Returns the loss to use.
@@ -122,29 +160,20 @@ def retain_terms(model: nn.Module, loss_fn: LossFunction) -> Callable[[Any, floa
 
     def terms(batch: Any, done: float) -> Terms:
         loss = checked_loss(loss_fn(model, batch))
-        return Terms(loss, batch_size(batch), retain=loss)
+        return Terms(loss, known_size(batch) or 0, retain=loss)
 
     return terms
 
 
 def endlessly(loader: Loader, argument: str) -> Iterator[Any]:
-    """The batches of the loader again and again.
+    """The batches of the loader that have samples, again and again.
 
     Raises:
         ValueError: a pass had none; the loader is called ``argument``.
     """
     while True:
-        yield from _some(loader, argument)
-
-
-def _some(loader: Iterable[Any], argument: str) -> Iterator[Any]:
-    """The batches of one pass, of which there must be one: without this, a used-up loader would mean no training."""
-    nothing = True
-    for batch in loader:
-        nothing = False
-        yield batch
-    if nothing:
-        raise ValueError(f"{argument} gave no batch when it was read again")
+        for _, batch in one_pass(loader, argument):
+            yield batch
 
 
 def descend(
@@ -164,6 +193,7 @@ def descend(
 
     Raises:
         DivergedError: a loss or a parameter became NaN or infinite.
+        ValueError: a pass over a loader without a sample.
     """
     model, record = result.model, result.record
     parameters = trainable(model)
@@ -173,12 +203,12 @@ def descend(
         optimizer = sgd if result.selection is None else SparseOptimizer(sgd, result.selection, model=model)
         model.train()
         task = display.add_task(phase, total=total)
+        before = 0  # batches of the passes before, as they were counted: the schedule's, whatever came of them
         for passes in epochs:
             means = _Means()
             for each in passes:
-                # No more than was counted: the schedule ends there.
-                for batch in _some(itertools.islice(each.loader, each.batches), each.argument):
-                    done = record.steps / total
+                for place, batch in each.read():
+                    done = (before + place) / total
                     lr = learning_rate(descent.schedule, descent.lr, done + 0.5 / total, descent.warmup)
                     for group in optimizer.param_groups:
                         group["lr"] = lr
@@ -188,7 +218,8 @@ def descend(
                     terms.loss.backward()
                     optimizer.step()
                     means.add(terms, record)
-                    display.advance(task)
+                    display.update(task, completed=before + place + 1)
+                before += each.batches
             record.history.append(
                 {"epoch": len(record.history) + 1, **means.row(), "learning_rate": optimizer.param_groups[0]["lr"]}
             )
@@ -217,4 +248,7 @@ class _Means:
 
 def _check_finite(loss: float, step: int, descent: Descent) -> None:
     if not math.isfinite(loss):
-        raise DivergedError(f"it diverged: the loss is {loss} at step {step}; lower lr ({descent.lr})")
+        advice = f"lower lr ({descent.lr})"
+        if step == 0:
+            advice = "no update came before: look at the model, the data and the loss"
+        raise DivergedError(f"it diverged: the loss is {loss} at step {step}; {advice}")

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from fgunlearn.batches import Loader, LossFunction, batch_size, checked_loss
+from fgunlearn.batches import Loader, LossFunction, checked_loss, known_size
 from fgunlearn.methods.descent import Descent, Pass, Terms, checked, descend
 from fgunlearn.unlearning.changing import changing
 from fgunlearn.unlearning.result import Result
@@ -59,7 +59,7 @@ def gradient_ascent(
 
     def climb(batch: Any, done: float) -> Terms:
         loss = -checked_loss(of(model, batch))
-        return Terms(loss, batch_size(batch), forget=loss)
+        return Terms(loss, known_size(batch) or 0, forget=loss)
 
     ascent = Pass.over(forget_loader, "forget_loader", climb)
     with changing(model) as result:

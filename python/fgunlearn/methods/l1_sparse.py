@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fgunlearn.arguments import check_number
-from fgunlearn.batches import Loader, LossFunction, batch_size, checked_loss
+from fgunlearn.batches import Loader, LossFunction, checked_loss, known_size
 from fgunlearn.methods.descent import Descent, Pass, Terms, checked, descend
 from fgunlearn.parameters import trainable
 from fgunlearn.unlearning.changing import changing
@@ -65,12 +65,14 @@ def l1_sparse(
     )
     of = checked(model, loss_fn, seed)
     parameters = list(trainable(model).values())
+    # A sum over many weights is beyond float16, and beyond bfloat16's digits.
+    wide = torch.float64 if any(p.dtype == torch.float64 for p in parameters) else torch.float32
 
     def penalised(batch: Any, done: float) -> Terms:
         retain = checked_loss(of(model, batch))
         # Norms of each tensor: one long vector of all would be another copy of the model.
-        penalty = torch.stack([torch.linalg.vector_norm(p, 1) for p in parameters]).sum()
-        return Terms(retain + gamma * (1.0 - done) * penalty, batch_size(batch), retain=retain)
+        penalty = torch.stack([torch.linalg.vector_norm(p, 1, dtype=wide) for p in parameters]).sum()
+        return Terms(retain + gamma * (1.0 - done) * penalty, known_size(batch) or 0, retain=retain)
 
     fading = Pass.over(retain_loader, "retain_loader", penalised)
     with changing(model) as result:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from fgunlearn.arguments import check_number
-from fgunlearn.batches import Loader, LossFunction, batch_size, checked_loss, count_batches
+from fgunlearn.batches import Loader, LossFunction, checked_loss, count_batches, known_size
 from fgunlearn.methods.descent import Descent, Pass, Terms, checked, descend, endlessly
 from fgunlearn.unlearning.changing import changing
 from fgunlearn.unlearning.result import Result
@@ -68,7 +68,7 @@ def neggrad_plus(
     def both(batch: Any, done: float) -> Terms:
         other = next(gone)
         retain, forget = checked_loss(of(model, batch)), -checked_loss(of(model, other))
-        samples = batch_size(batch) + batch_size(other)
+        samples = (known_size(batch) or 0) + (known_size(other) or 0)
         return Terms(beta * retain + (1.0 - beta) * forget, samples, retain, forget)
 
     joint = Pass.over(retain_loader, "retain_loader", both)

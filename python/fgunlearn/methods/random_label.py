@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from fgunlearn.batches import Loader, LossFunction, batch_size, checked_loss, count_batches, device_of
+from fgunlearn.batches import Loader, LossFunction, checked_loss, count_batches, device_of, known_size
 from fgunlearn.methods.descent import Descent, Pass, Terms, checked, descend, retain_terms
 from fgunlearn.methods.wrong_labels import with_wrong_labels
 from fgunlearn.unlearning.changing import changing, timed
@@ -76,6 +76,6 @@ def forget_terms(model: nn.Module, loss_fn: LossFunction) -> Callable[[Any, floa
 
     def terms(batch: Any, done: float) -> Terms:
         loss = checked_loss(loss_fn(model, batch))
-        return Terms(loss, batch_size(batch), forget=loss)
+        return Terms(loss, known_size(batch) or 0, forget=loss)
 
     return terms

@@ -47,7 +47,8 @@ def randomk(
         perturb: Gaussian, Reset, Shrink, Zero or Ascent; None for no perturbation; "default" for the recipe's.
         repair: its options; the recipe's where None.
         loss_fn: see :mod:`fgunlearn.methods`.
-        heldout_loader: labelled data never trained on, for the rule that stops forgetting.
+        heldout_loader: data never trained on, in batches like the others, for the rule that stops forgetting; not read
+            where there is nothing to stop: by a repair without a forget term, such as the default with a ``loss_fn``.
         seed: of the coordinates; and of the repair where none is given.
         progress: show progress bars on a terminal.
 

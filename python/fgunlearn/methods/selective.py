@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -9,23 +10,28 @@ from typing import Literal
 from torch import nn
 
 from fgunlearn.arguments import check_choice
-from fgunlearn.batches import Loader, LossFunction, batch_size, count_batches
+from fgunlearn.batches import Loader, LossFunction, count_batches, known_size, without_samples
 from fgunlearn.methods.descent import checked
 from fgunlearn.perturb import Perturbation, Shrink
 from fgunlearn.selection import ScoreKind, Strategy
 from fgunlearn.unlearning import Repair, unlearn
 from fgunlearn.unlearning.result import Result
+from fgunlearn.unlearning.unlearn import check_options
 
 SCORE: ScoreKind = "fisher_ratio"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How many coordinates, what is done to them first, and then."""
+    """How many coordinates, what is done to them first, and then.
+
+    A step with a forget term has one ``forget_part``-th of a batch of D_u.
+    """
 
     ratio: float
     perturb: Perturbation | None
     repair: Repair
+    forget_part: int = 8
 
 
 PERTURB_REPAIR = Recipe(
@@ -43,8 +49,13 @@ FORGET_TERM = Recipe(
 )
 """With a forget term beside the repair, and its stop rule: the best found, for cross entropy on ``(x, y)``."""
 
-FORGET_PART = 8
-"""A step with a forget term has this part of a batch of D_u."""
+HELDOUT = Recipe(
+    ratio=0.7,
+    perturb=None,
+    repair=replace(PERTURB_REPAIR.repair, lr=0.1, forget="heldout", weight=0.5, neighbours=30),
+    forget_part=2,
+)
+"""Made to look like held-out data: where a model is much surer of what it was trained on than of what it never saw."""
 
 
 def unlearn_by(
@@ -73,13 +84,21 @@ def unlearn_by(
         check_choice(perturb, ("default",), "perturb")
         perturb = recipe.perturb
     strategy = strategy_of(recipe.ratio if ratio is None and k is None else ratio)
+    check_options(model, strategy, perturb, recipe.repair if repair is None else repair)
+    if loss_fn is not None and repair is None and heldout_loader is not None:
+        warnings.warn(
+            "heldout_loader is not read: with a loss_fn the default repair has no forget term that it could stop; give "
+            "repair=Repair(forget='ascent', ...) for one",
+            stacklevel=3,
+        )
     count_batches(forget_loader, "forget_loader")
     forget_batches = list(forget_loader)
     count_batches(forget_batches, "forget_loader")
     if repair is None:
         repair = replace(recipe.repair, seed=seed)
         if repair.forget != "none":
-            repair = replace(repair, forget_batch=max(1, batch_size(forget_batches[0]) // FORGET_PART))
+            size = next((known_size(batch) for batch in forget_batches if not without_samples(batch)), None)
+            repair = replace(repair, forget_batch=max(1, (size or 1) // recipe.forget_part))
     return unlearn(
         model,
         forget_batches,

@@ -42,10 +42,13 @@ def with_wrong_labels(model: nn.Module, loader: Loader, seed: int, method: str) 
     classes = 0
     for batch in loader:
         x, y = labelled(batch, method)
+        if y.numel() == 0:
+            relabelled.append((x, y))
+            continue
         classes = classes or class_count(model, x)
         if classes < 2:
             raise ValueError(f"{method} needs a model with at least 2 logits: there is no wrong class among {classes}")
-        for label in () if y.numel() == 0 else (int(y.min()), int(y.max())):
+        for label in (int(y.min()), int(y.max())):
             if not 0 <= label < classes:
                 raise ValueError(f"{method} needs labels from 0 to {classes - 1}, as the model has logits, got {label}")
         shift = torch.randint(1, classes, y.shape, generator=generator)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from fgunlearn.arguments import check_count
 from fgunlearn.batches import Loader, LossFunction, checked_loss, cross_entropy, device_of, wait_for
 
 
@@ -79,8 +80,10 @@ def calibrate(
         batches: how many to time, after one to warm up.
 
     Raises:
-        ValueError: fewer than two batches.
+        TypeError: ``batches`` is no int.
+        ValueError: ``batches`` < 1; a loader of fewer than two batches; a loss that is no scalar with a graph.
     """
+    check_count(batches, "batches")
     gradient: list[float] = []
     dense_step: list[float] = []
     sparse_step: list[float] = []

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fgunlearn.batches import Loader
-from fgunlearn.metrics.bootstrap import Interval
+from fgunlearn.metrics.bootstrap import Interval, check_draws
 from fgunlearn.metrics.logistic import LogisticRegression
 from fgunlearn.metrics.membership import MembershipJudge
 from fgunlearn.metrics.outputs import Outputs
@@ -38,6 +38,8 @@ class Attack:
         accuracy: mean of the shares judged right among the forget samples (as members) and the never-seen ones, by a
             threshold that was fitted without either; None where there is none.
         member_share: share of the forget samples that this threshold judges members; None where there is none.
+            Arbitrary where the attack knows nothing of the samples that its threshold was fitted on: it may then lie
+            anywhere (see :func:`fgunlearn.metrics.non_member_share`).
         forget_scores: per forget sample, float64 (samples,), higher for what looks like a member.
         other_scores: per never-seen sample.
     """
@@ -93,13 +95,14 @@ def mia(
         One :class:`Attack` for each name, in the order of ``attacks``.
 
     Raises:
-        TypeError: batches that are not ``(x, y)``.
+        TypeError: batches that are not ``(x, y)``, resamples or a seed that is no int.
         ValueError: an unknown attack; "logistic", or one of retain_loader and heldout_loader, without both; an empty
             loader; a model that doesn't return logits, or returns NaN; resamples < 1.
     """
     if (retain_loader is None) != (heldout_loader is None):
         raise ValueError("retain_loader and heldout_loader must be given together")
-    _names(attacks, retain_loader is not None)  # before the passes over the data
+    _names(attacks, retain_loader is not None)  # before the passes over the data, as the draws
+    check_draws(resamples, seed)
     return mia_of(
         Outputs.of(model, forget_loader, "forget_loader"),
         Outputs.of(model, test_loader, "test_loader"),
@@ -125,6 +128,7 @@ def mia_of(
     if (retain is None) != (heldout is None):
         raise ValueError("retain and heldout must be given together")
     names = _names(attacks, retain is not None)
+    check_draws(resamples, seed)
     score = {name: _score_of(name, retain, heldout) for name in names}
     of_forget = [score[name](forget).cpu() for name in names]
     of_test = [score[name](test).cpu() for name in names]
@@ -156,6 +160,7 @@ def attack_of(
         seed: of the draws.
 
     Raises:
+        TypeError: resamples or a seed that is no int.
         ValueError: empty scores, NaN, resamples < 1.
     """
     [found] = roc_intervals([forget_scores], [test_scores], resamples=resamples, seed=seed)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fgunlearn.arguments import check_count, check_seed
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -26,6 +28,21 @@ class Interval:
 
 
 _AT_ONCE = 1 << 22  # draws that are held at a time
+
+
+def check_draws(resamples: object, seed: object) -> None:
+    """Refuses what bootstrap draws can't be made from: to be called before anything that takes its time.
+
+    Raises:
+        TypeError, ValueError: resamples that are not an int >= 1, a seed that is not a signed 64-bit int.
+    """
+    check_count(resamples, "resamples")
+    check_seed(seed)
+
+
+def seed_of_part(seed: int, part: int) -> int:
+    """The seed of part 0 or 1 of the data, which are drawn independently; torch's are unsigned, and so modulo 2^64."""
+    return (2 * seed + part) % 2**64
 
 
 def resampled_means(values: Tensor, resamples: int, seed: int) -> Tensor:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fgunlearn.batches import Loader, device_of, evaluation_mode, x_and_y
-from fgunlearn.metrics.accuracy import checked_logits
-from fgunlearn.metrics.bootstrap import Interval, interval, resampled_means
+from fgunlearn.metrics.accuracy import check_labels, checked_logits
+from fgunlearn.metrics.bootstrap import Interval, check_draws, interval, resampled_means, seed_of_part
 
 
 class Perturber(Protocol):
@@ -90,16 +90,14 @@ def unlearning_degree(
         seed: of the draws.
 
     Raises:
-        TypeError: batches that are not ``(x, y)`` tensors, a ``gan`` that can't be called or returns no tensor.
-        ValueError: an empty loader, fewer than 2 forget samples, resamples < 1, a ``gan`` that changes the shape of x,
-            models that don't return logits.
+        TypeError: batches that are not ``(x, y)`` tensors, a ``gan`` that can't be called or returns no tensor,
+            resamples or a seed that is no int.
+        ValueError: an empty loader, fewer than 2 forget or control samples, resamples < 1, a ``gan`` that changes the
+            shape of x, models that don't return logits, labels that are not class numbers.
     """
-    if resamples < 1:
-        raise ValueError(f"resamples must be >= 1, got {resamples}")
+    check_draws(resamples, seed)
     forget = _Compared(source, unlearned, forget_loader, gan, "forget_loader")
-    if len(forget.differences) < 2:
-        raise ValueError(f"forget_loader must hold 2 samples or more, got {len(forget.differences)}")
-    drawn = resampled_means(forget.differences, resamples, 2 * seed)
+    drawn = resampled_means(forget.differences, resamples, seed_of_part(seed, 0))
     acc, loss = (interval(value, drawn[:, i]) for i, value in enumerate(forget.degree))
     found = UnlearningDegree(
         acc=acc,
@@ -115,7 +113,7 @@ def unlearning_degree(
     if control_loader is None:
         return found
     control = _Compared(source, unlearned, control_loader, gan, "control_loader")
-    drawn = drawn - resampled_means(control.differences, resamples, 2 * seed + 1)
+    drawn = drawn - resampled_means(control.differences, resamples, seed_of_part(seed, 1))
     net, net_loss = (
         interval(value - of_control, drawn[:, i])
         for i, (value, of_control) in enumerate(zip(forget.degree, control.degree, strict=True))
@@ -159,6 +157,8 @@ class _Compared:
         self.unlearned_accuracy = float(right_after.mean())
         self.differences = torch.stack([right - right_after, loss_after - loss], 1)
         self.degree: list[float] = self.differences.mean(0).tolist()
+        if len(self.differences) < 2:  # of which every draw is the same
+            raise ValueError(f"{argument} must hold 2 samples or more, got {len(self.differences)}")
 
 
 def _shift_of(gan: Shift) -> Callable[[Tensor], Tensor]:
@@ -174,6 +174,7 @@ def _right_and_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Per sample whether the largest logit is the label's, and the cross entropy, float64 (batch, 2) on the CPU."""
     given = x.to(device_of(model), copy=True)  # a model may change its input in place, and both must get the same
     logits = checked_logits(model(given), y)
+    check_labels(y, logits.shape[1], "y")
     labels = y.to(logits.device, torch.int64)
     right = logits.argmax(1) == labels
     return torch.stack([right.double(), F.cross_entropy(logits, labels, reduction="none").double()], 1).cpu()

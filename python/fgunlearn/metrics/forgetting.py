@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from fgunlearn.batches import Loader
@@ -59,6 +60,10 @@ def forgetting_rate(
         forget: D_u, ``(x, y)`` batches in a fixed order.
         retain: D_r.
         heldout: data no model was trained on.
+
+    Raises:
+        TypeError, ValueError: batches that are not ``(x, y)``, an empty loader, outputs that are not logits or give a
+            loss of NaN, labels that are not class numbers.
     """
     return forgetting_of(
         _judged(source, forget, retain, heldout),
@@ -76,7 +81,12 @@ def forgetting_of(before: Tensor, after: Tensor, accuracy_before: float, accurac
         after: the same on the unlearned model.
         accuracy_before: of the source model on the forget data.
         accuracy_after: of the unlearned model.
+
+    Raises:
+        TypeError: judgements that are not bool.
+        ValueError: judgements of other shapes, or of no sample.
     """
+    _check(before, after)
     members, others, gone = int(before.sum()), int((~before).sum()), int((~after).sum())
     rate = (gone - others) / members if members else math.nan
     by_accuracy = 1.0 - accuracy_after / accuracy_before if accuracy_before else math.nan
@@ -94,6 +104,9 @@ def memory_retention_rate(source: nn.Module, unlearned: nn.Module, retain: Loade
         unlearned: the model after it.
         retain: D_r, ``(x, y)`` batches in a fixed order.
         heldout: data no model was trained on.
+
+    Raises:
+        TypeError, ValueError: as :func:`forgetting_rate`.
     """
     return retention_of(
         _judged(source, retain, retain, heldout),
@@ -104,7 +117,18 @@ def memory_retention_rate(source: nn.Module, unlearned: nn.Module, retain: Loade
 
 
 def retention_of(before: Tensor, after: Tensor, accuracy_before: float, accuracy_after: float) -> Forgetting:
-    """:func:`memory_retention_rate` from what is known already; the arguments of :func:`forgetting_of`, on D_r."""
+    """:func:`memory_retention_rate` from what is known already; as :func:`forgetting_of`, on D_r."""
+    _check(before, after)
     members, others, kept = int(before.sum()), int((~before).sum()), int((before & after.to(before.device)).sum())
     by_accuracy = accuracy_after / accuracy_before if accuracy_before else math.nan
     return Forgetting(kept / members if members else math.nan, by_accuracy, members, others, kept)
+
+
+def _check(before: Tensor, after: Tensor) -> None:
+    for argument, judged in (("before", before), ("after", after)):
+        if judged.dtype != torch.bool:  # of integers ~ and & say something else
+            raise TypeError(f"{argument} must be bool, got {judged.dtype}")
+    if before.dim() != 1 or len(before) == 0:
+        raise ValueError(f"before must be of shape (samples,) with one sample or more, got {tuple(before.shape)}")
+    if after.shape != before.shape:
+        raise ValueError(f"after must be of the shape of before, {tuple(before.shape)}, got {tuple(after.shape)}")

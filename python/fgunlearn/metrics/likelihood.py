@@ -49,7 +49,7 @@ def lira_scores(
             shadows in or out ("sample"), or without any ("global").
         TypeError: memberships that are not bool.
     """
-    _choose("variant", variant, get_args(Variant))
+    check_options(variant, variance)
     _check(target, shadows, "shadows")
     if memberships.dtype != torch.bool:
         raise TypeError(f"memberships must be bool, got {memberships.dtype}")
@@ -87,6 +87,7 @@ def u_lira_scores(
     Raises:
         TypeError, ValueError: as :func:`lira_scores`.
     """
+    check_options("online", variance)
     _check(target, unlearned, "unlearned")
     _check(target, retrained, "retrained")
     if memberships is None:
@@ -101,9 +102,18 @@ def u_lira_scores(
     return _log_density(target, mean_u, std_u) - _log_density(target, mean_r, std_r)
 
 
+def check_options(variant: object, variance: object) -> None:
+    """Refuses what is no :data:`Variant` and no :data:`Variance`: to be called before shadow models are trained.
+
+    Raises:
+        ValueError: one of them is none.
+    """
+    _choose("variant", variant, get_args(Variant))
+    _choose("variance", variance, get_args(Variance))
+
+
 def _fitted(values: Tensor, used: Tensor, variance: str, which: str) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation over the shadows that ``used``, bool (shadows, samples), names for each sample."""
-    _choose("variance", variance, get_args(Variance))
     count = used.sum(0)
     fewest, needed = int(count.min()), 2 if variance == "sample" else 1
     if fewest < needed:

@@ -24,7 +24,9 @@ class MembershipJudge:
 
     @classmethod
     def fit(cls, member_losses: Tensor, other_losses: Tensor) -> MembershipJudge:
-        """The threshold with the best balanced accuracy; of several, the smallest.
+        """The threshold with the best balanced accuracy, of the losses given; of several, the smallest.
+
+        It may lie anywhere where members and others have losses alike: no threshold is then better than chance.
 
         Args:
             member_losses: losses of data the model was trained on, float (samples,).
@@ -33,11 +35,8 @@ class MembershipJudge:
         Raises:
             ValueError: one of them is empty or holds a NaN.
         """
-        for argument, losses in (("member_losses", member_losses), ("other_losses", other_losses)):
-            if losses.numel() == 0:
-                raise ValueError(f"{argument} is empty")
-            if bool(losses.isnan().any()):
-                raise ValueError(f"{argument} holds {int(losses.isnan().sum())} NaN")
+        _check_losses("member_losses", member_losses)
+        _check_losses("other_losses", other_losses)
         other_losses = other_losses.to(member_losses.device)
         members, others = member_losses.double().sort().values, other_losses.double().sort().values
         thresholds = torch.unique(torch.cat([members, others]))
@@ -75,13 +74,19 @@ def losses_auc(asked: Tensor, others: Tensor) -> float:
         others: losses, float (samples,), of one sample or more.
 
     Raises:
-        ValueError: one of them is empty.
+        ValueError: one of them is empty or holds a NaN.
     """
-    for argument, losses in (("asked", asked), ("others", others)):
-        if losses.numel() == 0:
-            raise ValueError(f"{argument} is empty")
+    _check_losses("asked", asked)
+    _check_losses("others", others)
     asked, others = asked.double(), others.to(asked.device).double().sort().values
     not_below = torch.searchsorted(others, asked, right=True)
     below = torch.searchsorted(others, asked)
     chances = (len(others) - not_below).double() + 0.5 * (not_below - below).double()
     return float(chances.mean() / len(others))
+
+
+def _check_losses(argument: str, losses: Tensor) -> None:
+    if losses.numel() == 0:
+        raise ValueError(f"{argument} is empty")
+    if bool(losses.isnan().any()):
+        raise ValueError(f"{argument} holds {int(losses.isnan().sum())} NaN")

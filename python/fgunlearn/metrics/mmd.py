@@ -5,10 +5,13 @@ Source: Gretton et al., A Kernel Two-Sample Test, JMLR 2012.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from fgunlearn.arguments import check_count, check_seed
 
 _SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the mixture's squared bandwidths, around the one that is given
 MOST_TESTED = 1 << 14
@@ -19,21 +22,23 @@ _LARGEST = 2048  # samples of a set that the median distance is taken over
 
 
 def median_bandwidth(x: Tensor) -> Tensor:
-    """The median squared distance between two rows, a scalar of x's dtype: the usual bandwidth of an RBF kernel.
+    """The median squared distance between two rows, a scalar: the usual bandwidth of an RBF kernel.
 
-    Without a gradient. Taken over the first 2,048 rows. Where more than half of the distances are 0, the mean of the
+    Of x's dtype, but float32 for float16 and bfloat16, in which squares overflow or lose what matters. Without a
+    gradient. Taken over the first 2,048 rows. Where more than half of the distances are 0, the mean of the
     others; 1 where all are.
 
     Args:
         x: float (samples, features), two samples or more.
 
     Raises:
+        TypeError: not float.
         ValueError: fewer than two samples.
     """
     _check_samples("x", x)
-    x = x[:_LARGEST].detach()
+    x = _wide(x[:_LARGEST].detach())
     # Coordinate by coordinate: between equal rows that is 0, and not what the rounding of products leaves.
-    distances = torch.pdist(x if x.dtype == torch.float64 else x.float()).square().to(x.dtype)
+    distances = torch.pdist(x).square()
     median, positive = distances.median(), distances[distances > 0]
     if float(median) > 0 or len(positive) == 0:
         return torch.where(median > 0, median, torch.ones_like(median))
@@ -44,7 +49,8 @@ def squared_mmd(x: Tensor, y: Tensor, bandwidth: Tensor | float) -> Tensor:
     """The unbiased estimate of the squared maximum mean discrepancy of two sets of samples, a differentiable scalar.
 
     The kernel is the mean of five RBF kernels exp(-d^2 / (2 b)), b the bandwidth times 1/4, 1/2, 1, 2 and 4. 0 on
-    average for samples of one distribution, and then as often negative as positive; at most 2.
+    average for samples of one distribution, and then as often negative as positive; at most 2. float16 and bfloat16
+    are worked on in float32.
 
     Args:
         x: float (n, features), n >= 2.
@@ -52,9 +58,11 @@ def squared_mmd(x: Tensor, y: Tensor, bandwidth: Tensor | float) -> Tensor:
         bandwidth: b, in squared units of the features; see :func:`median_bandwidth`.
 
     Raises:
-        ValueError: fewer than two samples, other numbers of features, a bandwidth <= 0.
+        TypeError: not float.
+        ValueError: fewer than two samples, other numbers of features, a bandwidth that is not above 0 and finite.
     """
     _check_pair(x, y)
+    x, y = _wide(x), _wide(y)
     n, m = len(x), len(y)
     within_x, within_y = _kernel(x, x, bandwidth), _kernel(y, y, bandwidth)
     # A sample's kernel with itself is 1.
@@ -91,17 +99,18 @@ def mmd_test(
         seed: of the permutations.
 
     Raises:
+        TypeError: not float; permutations or a seed that is no int.
         ValueError: fewer than two samples, other numbers of features, a NaN or an infinity, permutations < 1, a
-            bandwidth <= 0, more than 16,384 samples.
+            bandwidth that is not above 0 and finite, more than 16,384 samples, a seed of more than 64 bits.
     """
+    check_count(permutations, "permutations")
+    check_seed(seed)
     _check_pair(x, y)
     if len(x) + len(y) > MOST_TESTED:
         raise ValueError(f"x and y must have at most {MOST_TESTED:,} samples together, got {len(x):,} and {len(y):,}")
     for name, samples in (("x", x), ("y", y)):
         if not bool(samples.isfinite().all()):
             raise ValueError(f"{name} holds NaN or infinity")
-    if permutations < 1:
-        raise ValueError(f"permutations must be >= 1, got {permutations}")
     x, y = x.detach().double(), y.detach().double().to(x.device)
     both, n, m = torch.cat([x, y]), len(x), len(y)
     # Of as many samples of each, so that a large x does not make the median its own.
@@ -148,8 +157,8 @@ def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _kernel(x: Tensor, y: Tensor, bandwidth: Tensor | float) -> Tensor:
-    if not float(bandwidth) > 0:
-        raise ValueError(f"bandwidth must be > 0, got {float(bandwidth)}")
+    if not 0.0 < float(bandwidth) < math.inf:
+        raise ValueError(f"bandwidth must be > 0 and finite, got {float(bandwidth)}")
     distances = _squared_distances(x, y)
     total = torch.zeros_like(distances)
     for scale in _SCALES:
@@ -157,7 +166,13 @@ def _kernel(x: Tensor, y: Tensor, bandwidth: Tensor | float) -> Tensor:
     return total / len(_SCALES)
 
 
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def _check_samples(name: str, x: Tensor) -> None:
+    if not x.is_floating_point():
+        raise TypeError(f"{name} must be float, got {x.dtype}")
     if x.dim() != 2 or len(x) < 2:
         raise ValueError(f"{name} must be of shape (samples, features) with two samples or more, got {tuple(x.shape)}")
 

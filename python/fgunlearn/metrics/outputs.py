@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fgunlearn.batches import Loader
-from fgunlearn.metrics.accuracy import logits_and_labels
+from fgunlearn.metrics.accuracy import check_labels, logits_and_labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +44,9 @@ class Outputs:
         bad = int((~logits.isfinite()).sum())
         if bad:
             raise ValueError(f"logits hold {bad} values that are NaN or infinite: the model has diverged")
-        labels = labels.to(logits.device, torch.int64)
-        if int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]:
-            raise ValueError(
-                f"labels must be in [0, {logits.shape[1] - 1}], got {int(labels.min())} to {int(labels.max())}"
-            )
+        check_labels(labels, logits.shape[1], "labels")
         object.__setattr__(self, "logits", logits.detach())
-        object.__setattr__(self, "labels", labels)
+        object.__setattr__(self, "labels", labels.to(logits.device, torch.int64))
 
     @classmethod
     def of(cls, model: nn.Module, loader: Loader, argument: str = "loader") -> Outputs:

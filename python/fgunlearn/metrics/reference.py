@@ -51,7 +51,10 @@ def tug_of_war_of(unlearned: Mapping[str, float], retrained: Mapping[str, float]
 
 @dataclass(frozen=True)
 class AverageGap:
-    """Absolute differences to the retrained model and their mean, in points, so in [0, 100]."""
+    """Absolute differences to the retrained model and their mean, in points, so in [0, 100].
+
+    ``mia`` is arbitrary where the attack knows nothing: see :func:`non_member_share`.
+    """
 
     average: float
     forget: float
@@ -73,6 +76,11 @@ def average_gap(
     As in SalUn (Fan et al., ICLR 2024): MIA is the share of D_u that an attack on the confidence p_y, fitted on D_r
     against never-seen data, judges not to be members. Here the attack is the threshold with the best balanced accuracy.
     The retrained model scores exactly 0; one of another seed what chance makes of it.
+
+    Where that attack can't tell D_r from never-seen data, as on models that hardly overfit, MIA is arbitrary (see
+    :func:`non_member_share`): the gap of it can be anything up to 100 points between two models that are alike, and the
+    average, of which it is a quarter, anything up to 25 points. Look at the four gaps, and at
+    :func:`fgunlearn.metrics.mia` on the retrained model, before reading much into their mean.
 
     Args:
         unlearned: the model after unlearning.
@@ -106,7 +114,24 @@ def average_gap_of(unlearned: Mapping[str, float], retrained: Mapping[str, float
 
 
 def non_member_share(forget: Outputs, retain: Outputs, heldout: Outputs) -> float:
-    """Share of the forget samples that the confidence attack fitted on the other two judges to be no members."""
+    """Share of the forget samples that the confidence attack fitted on the other two judges to be no members.
+
+    A sample is judged a member where its confidence p_y reaches a threshold: of the confidences on ``retain`` and
+    ``heldout``, the one with the best balanced accuracy on these two (the mean of the share of retain samples that
+    reach it and the share of held-out ones that don't), and of several such the largest. In [0, 1]. What a retrained
+    model scores depends on how well the attack works on it; no value is the right one for all models.
+
+    Arbitrary where the attack knows nothing. Are the confidences on ``retain`` and ``heldout`` distributed alike, then
+    every threshold has a balanced accuracy near 1/2, a few samples decide which is best, and it may lie anywhere: one
+    more sample can take the share from near 0 to near 1. The ``balanced_accuracy`` of a
+    :class:`fgunlearn.metrics.MembershipJudge` fitted on the negated confidences says how much the attack knows; it is
+    the best of all thresholds on the very samples, so a little above 1/2 by chance alone.
+
+    Args:
+        forget: what the model says about D_u.
+        retain: about D_r, which it was trained on.
+        heldout: about data that it never saw.
+    """
     [attack] = mia_of(forget, heldout, retain=retain, heldout=heldout, attacks=["confidence"], resamples=1).values()
     assert attack.member_share is not None  # the attack was fitted
     return 1.0 - attack.member_share
@@ -141,6 +166,7 @@ def nomus(
         TypeError, ValueError: batches that are not ``(x, y)``, an empty loader, outputs that are not finite logits,
             ``weight`` out of its range.
     """
+    _check_share("weight", weight)  # before the passes over the data
     seen = dict(_looked_at(model, forget_loader, retain_loader, test_loader))
     heldout = Outputs.of(model, heldout_loader, "heldout_loader")
     [attack] = mia_of(

@@ -103,13 +103,12 @@ def relearn_time(
     """
     check_choice(measure, get_args(Measure), "measure")
     check_number(tolerance, "tolerance", low=0.0)
+    check_number(lr, "lr", low=0.0, above=True)
     check_count(max_steps, "max_steps")
     if check_every is not None:
         check_count(check_every, "check_every")
     if isinstance(forget_loader, Iterator):
         raise ValueError("forget_loader is read many times: give a loader or a list, not an iterator")
-    if not lr > 0:
-        raise ValueError(f"lr must be > 0, got {lr}")
 
     def value_of(model: nn.Module) -> float:
         outputs = Outputs.of(model, forget_loader, "forget_loader")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fgunlearn.metrics.bootstrap import Interval, drawn_counts, interval
+from fgunlearn.metrics.bootstrap import Interval, check_draws, drawn_counts, interval, seed_of_part
 
 MAX_FPR = 0.01
 """The share of false alarms that the hit rate is given at."""
@@ -53,10 +53,10 @@ def roc_intervals(
         max_fpr: see :func:`roc`.
 
     Raises:
-        ValueError: as :func:`roc`; resamples < 1; scores of different numbers of samples.
+        TypeError: resamples or a seed that is no int.
+        ValueError: as :func:`roc`; resamples < 1; a seed of more than 64 bits; scores of different numbers of samples.
     """
-    if resamples < 1:
-        raise ValueError(f"resamples must be >= 1, got {resamples}")
+    check_draws(resamples, seed)
     values = [roc(m, o, max_fpr) for m, o in zip(members, others, strict=True)]
     for argument, scores in (("members", members), ("others", others)):
         if len({len(s) for s in scores}) > 1:
@@ -76,7 +76,7 @@ def roc_intervals(
 
 
 def _draws(n: int, m: int, resamples: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    of_members, of_others = (torch.Generator().manual_seed(2 * seed + which) for which in (0, 1))
+    of_members, of_others = (torch.Generator().manual_seed(seed_of_part(seed, which)) for which in (0, 1))
     at_once = max(1, _AT_ONCE // (n + m))
     for start in range(0, resamples, at_once):
         rows = min(at_once, resamples - start)

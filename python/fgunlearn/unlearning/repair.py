@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from fgunlearn.arguments import check_choice, check_count, check_number
 from fgunlearn.unlearning.schedule import Schedule, check_schedule, learning_rate
 
-Forget = Literal["none", "ascent", "unlikelihood", "random_label", "neighbour"]
+Forget = Literal["none", "ascent", "unlikelihood", "random_label", "neighbour", "heldout"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class Repair:
     """A few epochs of SGD on the remaining data that update the selected coordinates only.
 
     Args:
-        epochs: passes over the remaining data; a fraction is fine; 0 for none.
+        epochs: passes over the remaining data; a fraction is fine, rounded to whole steps and at least one; 0 for none.
         lr: the largest learning rate.
         momentum: of SGD.
         nesterov: of SGD; only with momentum.
@@ -30,17 +30,20 @@ class Repair:
             "none"; "ascent", minus the loss; "unlikelihood", -log(1 - p_y), which is bounded where ascent is not;
             "random_label", cross entropy to a class drawn at random among the others; "neighbour", cross entropy to
             what the remaining data says about the sample: the vote of its nearest neighbours (see
-            :mod:`fgunlearn.unlearning.neighbours`).
+            :mod:`fgunlearn.unlearning.neighbours`); "heldout", cross entropy to what a model that never saw the sample
+            would say, as far as held-out data tells (see :mod:`fgunlearn.unlearning.targets`): needs a held-out
+            loader.
         weight: of the forget term, > 0.
         forget_share: the term acts for at most this first share of the steps, in [0, 1].
         forget_batch: forget samples per step; None for the loader's own batches.
         stop: with a held-out loader, stop forgetting once the forget data looks like data never trained on
-            (:mod:`fgunlearn.unlearning.stopping`).
+            (:mod:`fgunlearn.unlearning.stopping`). Not for "heldout", whose targets hold samples back as well.
         guided: "unlikelihood" pushes a sample only while p_y exceeds the support its label has among the sample's
             neighbours in the remaining data; without it, forgetting goes far beyond what a retrained model shows.
         neighbours: number of neighbours that vote.
-        neighbour_layer: name of the module whose output the neighbours are found by; None for the model's first
-            convolution or linear layer. An early one: later features follow the labels, wrong ones included.
+        neighbour_layer: name of the module whose output the neighbours are found by. An early one: later features
+            follow the labels, wrong ones included. None for the model's first convolution or linear layer, and for
+            "heldout" the one whose neighbours tell most without having memorised the forget data.
         retain_loss: stop the repair at the end of the first epoch whose mean retain loss is at most this; None for all
             epochs.
         seed: of the random labels and the order of the forget samples; any int.

@@ -36,7 +36,7 @@ class Record:
     ``history`` has one dict per epoch: epoch, retain_loss and forget_loss (means over its steps of what was minimised
     on D_r and on D_u, without weights and penalties; minus the loss where a method climbs it; None without such a
     term), learning_rate (of its last step). ``forget_steps`` counts the steps with a forget term, ``samples`` what went
-    forward and backward.
+    forward and backward, as far as batches tell (:func:`fgunlearn.batches.known_size`).
     """
 
     history: list[dict[str, Any]] = field(default_factory=list)

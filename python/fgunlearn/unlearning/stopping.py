@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fgunlearn.batches import Loader
+from fgunlearn.batches import Loader, LossFunction, evaluation_mode, known_size, one_pass
 from fgunlearn.metrics.accuracy import logits_and_labels
 
 
@@ -26,13 +27,18 @@ class StopRule:
         heldout: labelled data that no model was trained on.
         expected_accuracy: the share of forget samples whose own label the remaining data votes for; None when not
             known, and then the mean loss alone decides.
+        loss_fn: a loss of the user's, which decides alone; None for cross entropy on ``(x, y)`` batches.
     """
 
     heldout: Loader
     expected_accuracy: float | None = None
+    loss_fn: LossFunction | None = None
 
     def reached(self, model: nn.Module, forget: Loader) -> bool:
         """Whether the model treats the forget data as it would data never trained on."""
+        if self.loss_fn is not None:
+            forget_loss = _mean_loss(model, forget, self.loss_fn, "forget_loader")
+            return forget_loss >= _mean_loss(model, self.heldout, self.loss_fn, "heldout_loader")
         forget_logits, forget_labels = logits_and_labels(model, forget)
         if self.expected_accuracy is not None:
             right = float((forget_logits.argmax(1) == forget_labels).float().mean())
@@ -43,3 +49,15 @@ class StopRule:
         return float(F.cross_entropy(forget_logits, forget_labels)) >= float(
             F.cross_entropy(heldout_logits, heldout_labels)
         )
+
+
+@torch.no_grad()
+def _mean_loss(model: nn.Module, loader: Loader, loss_fn: LossFunction, argument: str) -> float:
+    """Over the samples, in eval mode; batches that do not tell their size count alike."""
+    total = samples = 0.0
+    with evaluation_mode(model):
+        for _, batch in one_pass(loader, argument):
+            size = known_size(batch) or 1
+            total += size * float(loss_fn(model, batch))
+            samples += size
+    return total / samples

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from fgunlearn.batches import Loader, LossFunction, count_batches
+from fgunlearn.batches import Loader, LossFunction, count_batches, without_samples
 from fgunlearn.distributed.agreement import agree
 from fgunlearn.distributed.processes import processes_of
 from fgunlearn.parameters import trainable
@@ -15,7 +15,8 @@ from fgunlearn.perturb import Ascent, Gaussian, Perturbation, Reset, Shrink, Zer
 from fgunlearn.selection import RandomK, RandomTopK, Strategy, TopK, select
 from fgunlearn.selection.strategies import resolve_k
 from fgunlearn.unlearning.changing import changing, timed
-from fgunlearn.unlearning.loop import ForgetTerm, repair_
+from fgunlearn.unlearning.forget_term import ForgetTerm
+from fgunlearn.unlearning.loop import repair_
 from fgunlearn.unlearning.repair import Repair
 from fgunlearn.unlearning.result import Result
 
@@ -53,7 +54,8 @@ def unlearn(
         strategy: TopK, RandomK or RandomTopK.
         perturb: Gaussian, Reset, Shrink, Zero or Ascent; None for no perturbation.
         repair: see :class:`Repair`; its defaults when None.
-        heldout_loader: labelled data never trained on, for the rule that stops forgetting.
+        heldout_loader: data never trained on, in batches like the others, for the rule that stops forgetting; not read
+            where there is nothing to stop: by a repair without a forget term or with ``stop=False``.
         progress: show progress bars on a terminal.
 
     Raises:
@@ -65,12 +67,13 @@ def unlearn(
     forget_batches: list[Any] = []
 
     def checked() -> dict[str, Any]:
-        _check(strategy, perturb, repair)
-        resolve_k(sum(p.numel() for p in parameters.values()), strategy.k, strategy.ratio)
+        check_options(model, strategy, perturb, repair)
         steps = count_batches(retain_loader, "retain_loader")
         forget_batches.extend(forget_loader)
         if not forget_batches:
             raise ValueError("forget_loader is empty: there is nothing to forget")
+        if all(without_samples(batch) for batch in forget_batches):
+            raise ValueError("forget_loader has no sample: there is nothing to forget")
         if processes is not None:
             _refuse_for_shards(repair, heldout_loader)
         return {"strategy": strategy, "perturb": perturb, "repair": repair, "number of retain batches": steps}
@@ -112,10 +115,18 @@ def _refuse_for_shards(repair: Repair, heldout_loader: Loader | None) -> None:
         )
 
 
-def _check(strategy: object, perturb: object, repair: object) -> None:
+def check_options(model: nn.Module, strategy: object, perturb: object, repair: object) -> dict[str, nn.Parameter]:
+    """What can be told of the options without data; returns the parameters that take part.
+
+    Raises:
+        TypeError, ValueError: argument and value are named.
+    """
     if not isinstance(strategy, (TopK, RandomK, RandomTopK)):
         raise TypeError(f"strategy must be a TopK, RandomK or RandomTopK, got {strategy!r}")
     if perturb is not None and not isinstance(perturb, (Gaussian, Reset, Shrink, Zero, Ascent)):
         raise TypeError(f"perturb must be a Gaussian, Reset, Shrink, Zero, Ascent or None, got {perturb!r}")
     if not isinstance(repair, Repair):
         raise TypeError(f"repair must be a Repair, got {repair!r}")
+    parameters = trainable(model)
+    resolve_k(sum(p.numel() for p in parameters.values()), strategy.k, strategy.ratio)
+    return parameters

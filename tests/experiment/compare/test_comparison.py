@@ -7,16 +7,18 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from fgunlearn import methods
 from fgunlearn.experiment.compare import comparison as comparisons
 from fgunlearn.experiment.compare import trial
 from fgunlearn.experiment.compare.comparison import Comparison, OtherExperimentError
-from fgunlearn.experiment.compare.entries import parse
+from fgunlearn.experiment.compare.entries import Entry, parse
 from fgunlearn.experiment.data import Dataset
 from fgunlearn.experiment.requests import Request
 from fgunlearn.experiment.training import Training
@@ -103,7 +105,7 @@ def test_what_is_finished_is_not_run_again_and_more_may_be_asked_for(
     called = []
     get = methods.get
     more = replace(comparison, entries=(*comparison.entries, parse("randomk:ratio=0.5")), seeds=(0,))
-    monkeypatch.setattr(trial.methods, "get", lambda name: called.append(name) or get(name))
+    monkeypatch.setattr(trial, "methods", SimpleNamespace(get=lambda name: called.append(name) or get(name)))
     again = comparisons.run(comparison, folder, progress=False)
     assert not called
     assert again["rows"] == json.loads(json.dumps(results["rows"]))
@@ -123,14 +125,18 @@ def test_a_run_that_was_killed_goes_on_where_it_was(
             raise KeyboardInterrupt
         return get(name)
 
-    monkeypatch.setattr(trial.methods, "get", interrupted)
+    monkeypatch.setattr(trial, "methods", SimpleNamespace(get=interrupted))
     small = replace(comparison, requests=(Request("random"),), seeds=(0,))
     with pytest.raises(KeyboardInterrupt):
         comparisons.run(small, tmp_path / "out", progress=False)
     assert len(list((tmp_path / "out" / "runs").iterdir())) == 3  # source, retrained, fine-tuning
     assert not (tmp_path / "out" / "results.json").exists()
+    calls = tmp_path / "out" / "calls.json"
+    assert json.loads(calls.read_text())["seconds"] > 0
+    calls.write_text('{"seconds": 1000.0}')
     results = comparisons.run(small, tmp_path / "out", progress=False)
     assert called == ["finetune", "topk", "topk", "ssd"]
+    assert 1000 < results["seconds"] < json.loads(calls.read_text())["seconds"] < 2000  # of both calls
     assert [row["name"] for row in results["rows"]] == NAMES
 
 
@@ -172,13 +178,88 @@ def test_a_method_that_diverges_is_a_row_that_says_so(
     def diverging(*args: object, **kwargs: object) -> None:
         raise DivergedError("it diverged: the loss is nan")
 
-    monkeypatch.setattr(trial.methods, "get", lambda name: diverging if name == "finetune" else get(name))
+    monkeypatch.setattr(
+        trial, "methods", SimpleNamespace(get=lambda name: diverging if name == "finetune" else get(name))
+    )
     small = replace(comparison, requests=(Request("random"),), seeds=(0,))
     results = comparisons.run(small, tmp_path / "out", progress=False)
     failed = next(row for row in results["summary"][0]["rows"] if row["name"].startswith("finetune"))
     assert (failed["failed"], failed["failures"]) == ("it diverged: the loss is nan", 1)
     assert results["summary"][0]["best"]["others"] == "ssd:alpha=2"
     assert (tmp_path / "out" / "results.csv").read_text().count("it diverged") == 1
+
+
+def test_a_method_that_really_diverges_is_kept_as_failed_and_the_others_go_on(
+    comparison: Comparison, tmp_path: Path
+) -> None:
+    entries = (parse("finetune:lr=1e30,epochs=2"), parse("ssd:alpha=2"))
+    small = replace(comparison, requests=(Request("random"),), seeds=(0,), entries=entries)
+    results = comparisons.run(small, tmp_path / "out", progress=False)
+    diverged, other = results["rows"][2:]
+    assert diverged["failed"].startswith("it diverged")
+    assert diverged["options"]["lr"] == 1e30
+    assert "failed" not in other
+    assert comparisons.run(small, tmp_path / "out", progress=False)["rows"][2] == diverged
+
+
+def test_a_method_whose_model_has_no_finite_outputs_is_a_row_that_says_so(
+    comparison: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get = methods.get
+
+    def blown_up(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        result = get("finetune")(model, *args, **kwargs)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1e25)  # finite itself
+        return result
+
+    monkeypatch.setattr(
+        trial, "methods", SimpleNamespace(get=lambda name: blown_up if name == "finetune" else get(name))
+    )
+    small = replace(comparison, requests=(Request("random"),), seeds=(0,))
+    results = comparisons.run(small, tmp_path / "out", progress=False)
+    assert "NaN or infinite: the model has diverged" in results["rows"][2]["failed"]
+    assert [row["name"] for row in results["rows"] if "failed" in row] == ["finetune:epochs=1"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "error", "words"),
+    [
+        (parse("ssd:alpha=-1"), ValueError, "ssd:alpha=-1: alpha must be >= 0, got -1"),
+        (parse("finetune:epochs=1.5"), TypeError, "finetune:epochs=1.5: epochs must be an int, got 1.5"),
+        (parse("scrub:max_epochs=9"), ValueError, "scrub:max_epochs=9: max_epochs must be at most epochs, 3, got 9"),
+        (parse("salun:ratio=2"), ValueError, r"salun:ratio=2: ratio must be in \[0, 1\], got 2"),
+        (parse("fisher_forget:strength=big"), TypeError, "strength=big: strength must be a number, got 'big'"),
+        (parse("retrain:new_model=fresh"), TypeError, "new_model must be a function .* got 'fresh'"),
+        (parse("topk:ratio=1.5"), ValueError, r"topk:ratio=1.5: ratio must be in \[0, 1\], got 1.5"),
+        (parse("topk:k=10000000"), ValueError, "topk:k=10000000: k must be at most"),
+        (parse("topk:k=3,ratio=0.1"), ValueError, "topk:k=3,ratio=0.1: .*exactly one of k and ratio"),
+        (parse("topk:score=best"), ValueError, "topk:score=best: score must be one of .* got 'best'"),
+        (parse("randomk:scope=head"), ValueError, "randomk:scope=head: scope must be one of .* got 'head'"),
+        (parse("randomk:perturb=noise"), ValueError, "randomk:perturb=noise: perturb must be one of 'default'"),
+        (parse("randomk:perturb=0.5"), TypeError, "randomk:perturb=0.5: perturb must be a Gaussian, .* got 0.5"),
+        (parse("random_topk:repair=2"), TypeError, "random_topk:repair=2: repair must be a Repair, got 2"),
+        (parse("random_topk:top_share=2"), ValueError, "random_topk:top_share=2: top_share must be .* got 2"),
+        (Entry("topk", (("rato", 0.1),)), ValueError, "topk has no option 'rato'; it has ratio"),
+        (Entry("topk", (("recipe", "best"),)), ValueError, "recipe must be one of .* got 'best'"),
+        (Entry("topc"), ValueError, "did you mean 'topk'"),
+    ],
+    ids=lambda given: given.name if isinstance(given, Entry) else "",
+)
+def test_options_are_refused_before_anything_is_trained(
+    comparison: Comparison, tmp_path: Path, entry: Entry, error: type[Exception], words: str
+) -> None:
+    wrong = replace(comparison, entries=(*comparison.entries, entry))
+    with pytest.raises(error, match=words):
+        comparisons.run(wrong, tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_of_the_spdgan_are_refused_before_anything_is_trained(comparison: Comparison, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="eps must be finite and > 0, got -1"):
+        comparisons.run(replace(comparison, gan={"eps": -1}), tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_full_disk_loses_nothing_that_is_finished(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 
 import pytest
+import torch
 
 from fgunlearn import methods
 from fgunlearn.experiment.compare import entries, options
 from fgunlearn.experiment.compare.entries import Entry, parse
 from fgunlearn.experiment.compare.sweeps import SWEEPS
+from fgunlearn.experiment.data import Samples
 from fgunlearn.experiment.training import Training
 
 TRAINING = Training(epochs=7, batch=16)
@@ -42,7 +44,7 @@ def test_words_name_a_method_and_its_options(spec: str, entry: Entry) -> None:
         ("topk:ratio=0.1,ratio=0.2", "ratio is given twice"),
         ("topk:seed=3", "has no option 'seed'"),
         ("finetune:recipe=perturb_repair", "has no option 'recipe'"),
-        ("topk:recipe=best", "recipe must be one of forget_term, perturb_repair, got 'best'"),
+        ("topk:recipe=best", "recipe must be one of forget_term, heldout, perturb_repair, got 'best'"),
     ],
 )
 def test_other_words_are_refused(spec: str, words: str) -> None:
@@ -56,6 +58,16 @@ def test_every_method_takes_what_it_is_compared_with() -> None:
         assert set(entry.arguments(TRAINING, 3)) <= set(taken), entry
     assert {entry.method for entry in entries.all_methods()} == set(methods.list())
     assert set(options.DEFAULTS) <= set(methods.list())
+
+
+def test_what_a_method_is_compared_with_passes_the_check_and_leaves_the_model_alone() -> None:
+    training = Training(widths=(4, 8), epochs=1)
+    images = Samples(torch.zeros(1, 1, 8, 8), torch.zeros(1, dtype=torch.int64), torch.zeros(1), torch.ones(1))
+    model = training.new_model(images, 3, 0)
+    before = [p.detach().clone() for p in model.parameters()]
+    for entry in [*entries.all_methods(), *SWEEPS]:
+        entry.check(model, training)
+    assert all(p.equal(was) for p, was in zip(model.parameters(), before, strict=True))
 
 
 def test_options_that_are_given_come_before_those_of_the_experiment() -> None:
@@ -77,6 +89,9 @@ def test_the_recipe_of_our_methods_has_the_seed_and_the_ratio_that_is_asked_for(
     assert plain["ratio"] == options.FORGET_TERM.ratio
     assert parse("topk:ratio=0.25").arguments(TRAINING, 5)["ratio"] == 0.25
     assert "ratio" not in parse("topk:k=100").arguments(TRAINING, 5)
+    matched = parse("topk:recipe=heldout").arguments(TRAINING, 5)
+    assert (matched["repair"].forget, matched["repair"].forget_batch, matched["perturb"]) == ("heldout", 8, None)
+    assert matched["repair"].neighbour_layer is None
     paper = parse("topk:recipe=perturb_repair").arguments(TRAINING, 5)
     assert paper["repair"].forget == "none"
     assert paper["ratio"] == options.PERTURB_REPAIR.ratio

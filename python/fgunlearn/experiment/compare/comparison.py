@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import datetime
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from fgunlearn.experiment.tasks import run_tasks
 from fgunlearn.experiment.training import Training
 from fgunlearn.files import replacing
 from fgunlearn.metrics import ATTACKS
+from fgunlearn.spdgan import SPDGAN
 
 DEFAULT_SEEDS = (100, 101, 102)
 """Seeds that nothing was tuned on."""
@@ -30,7 +32,10 @@ LIMITS = {"accuracy gap": 0.01, "MIA gap": 0.02, "average gap": 1.0, "tug of war
 """What an unlearned model has to keep to: means over seeds of |accuracy - retrained| on each part, of |AUC - retrained|
 of the loss attack, of the average gap in points, and the least mean tug of war."""
 
-RESULTS, TABLE, REPORT, SETTINGS = "results.json", "results.csv", "report.html", "comparison.json"
+RESULTS, TABLE, REPORT, SETTINGS, CALLS = (
+    *("results.json", "results.csv", "report.html"),
+    *("comparison.json", "calls.json"),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,11 +76,13 @@ def run(comparison: Comparison, folder: Path, progress: bool = True) -> dict[str
     it was. Methods, requests and seeds may be added later; data and training may not change.
 
     Returns:
-        What ``results.json`` holds.
+        What ``results.json`` holds. Its "seconds" are those of all calls for this folder together, of those that ended
+        with Ctrl-C or an error too; only of a call that was killed outright nothing is known.
 
     Raises:
         OtherExperimentError: the folder is another experiment's.
-        ValueError: nothing to run; a class or rows that the data does not have.
+        TypeError, ValueError: nothing to run; a class or rows that the data does not have; an option that a method does
+            not take or refuses, and of which entry. All of it before anything is trained.
         OSError: the folder can't be written; what is finished stays.
     """
     for name, given in (
@@ -87,9 +94,36 @@ def run(comparison: Comparison, folder: Path, progress: bool = True) -> dict[str
             raise ValueError(f"{name} must hold at least one, got {given!r}")
     start = time.perf_counter()
     digest = data.read_once(comparison.source).digest
-    for request in comparison.requests:  # what can't be asked for is found before a folder is made
-        request.scenario(comparison.source, comparison.seeds[0], comparison.limit)
+    # What can't be asked for is found before a folder is made, and before hours of training.
+    for request in comparison.requests:
+        scenario, classes = request.scenario(comparison.source, comparison.seeds[0], comparison.limit)
+    model = comparison.training.new_model(scenario.train, classes, comparison.seeds[0])
+    for entry in comparison.entries:
+        entry.check(model, comparison.training)
+    SPDGAN(seed=comparison.seeds[0], **comparison.gan)
     _claim(comparison, folder, digest)
+    with _counted(folder / CALLS, start) as seconds:
+        return _run(comparison, folder, digest, seconds, progress)
+
+
+@contextlib.contextmanager
+def _counted(path: Path, start: float) -> Iterator[Callable[[], float]]:
+    """Adds this call's seconds since ``start`` to those in the file, however it ends; yields what tells their sum."""
+    before = (read_json(path) or {}).get("seconds", 0.0)
+
+    def seconds() -> float:
+        return float(before + time.perf_counter() - start)
+
+    try:
+        yield seconds
+    finally:
+        with contextlib.suppress(OSError):  # the error that it ends with matters more, such as a full disk
+            write_json({"seconds": seconds()}, path)
+
+
+def _run(
+    comparison: Comparison, folder: Path, digest: str, seconds: Callable[[], float], progress: bool
+) -> dict[str, Any]:
     tasks = tasks_of(comparison, folder, comparison.source, digest)
     _, jobs = run_tasks(
         trial.run,
@@ -105,7 +139,7 @@ def run(comparison: Comparison, folder: Path, progress: bool = True) -> dict[str
         "machine": {**machine.describe(), "processes": jobs},
         "configuration": _configuration(comparison),
         "limits": LIMITS,
-        "seconds": time.perf_counter() - start,
+        "seconds": seconds(),
         "rows": rows,
         "summary": [
             summarise(request.name, request.title, [r for r in rows if r["scenario"] == request.name])

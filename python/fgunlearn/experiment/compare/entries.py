@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ast
+import copy
 import dataclasses
 import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from torch import nn
 
 from fgunlearn import methods
 from fgunlearn.experiment.compare.options import DEFAULTS, OURS, RECIPES, recipe_arguments
@@ -20,7 +24,7 @@ class Entry:
     """A method, and the options in which it differs from :data:`~fgunlearn.experiment.compare.options.DEFAULTS`.
 
     ``options`` are pairs of name and value, sorted by name. Beside the method's own there is "recipe" for this
-    package's methods: "forget_term" (by default) or "perturb_repair", the paper's.
+    package's methods: "forget_term" (by default), "heldout", or "perturb_repair", the paper's.
     """
 
     method: str
@@ -49,6 +53,41 @@ class Entry:
             given = {**same, **given}
         return given
 
+    def check(self, model: nn.Module, training: Training) -> None:
+        """Refuses what the method would refuse, before anything is trained for it.
+
+        The method is called on a copy of the model up to where it first looks at data: it has checked its options by
+        then.
+
+        Args:
+            model: of the architecture that the method is for.
+            training: of the models that it is compared with.
+
+        Raises:
+            TypeError, ValueError: what is wrong with which option of this entry; no such method or option.
+        """
+        _check_names(self.name, self.method, dict(self.options))
+        try:
+            methods.get(self.method)(copy.deepcopy(model), _Unread(), _Unread(), **self.arguments(training, 0))
+        except _Reached:
+            pass
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{self.name}: {error}") from error
+
+
+class _Reached(Exception):
+    """A method looks at data."""
+
+
+class _Unread:
+    """A loader that nobody gets anything from."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[Any]:
+        raise _Reached
+
 
 def all_methods() -> list[Entry]:
     """Every method, and Top-K by the paper's recipe as well."""
@@ -65,21 +104,32 @@ def parse(spec: str) -> Entry:
         ValueError: no such method or option, or an option without a value; the nearest name is suggested.
     """
     name, colon, rest = spec.partition(":")
-    taken = inspect.signature(methods.get(name)).parameters
-    known = [option for option in taken if option not in _GIVEN] + (["recipe"] if name in OURS else [])
+    methods.get(name)
     options: dict[str, Any] = {}
     for part in rest.split(",") if colon else []:
         option, equals, text = part.partition("=")
         if not equals or not text:
             raise ValueError(f"{spec!r}: an option must be NAME=VALUE, got {part!r}")
-        if option not in known:
-            raise ValueError(f"{spec!r}: {name} has no option {option!r}; it has {', '.join(known)}")
         if option in options:
             raise ValueError(f"{spec!r}: {option} is given twice")
         options[option] = _value(text)
+    _check_names(spec, name, options)
+    return Entry(name, tuple(sorted(options.items())))
+
+
+def _check_names(spec: str, method: str, options: dict[str, Any]) -> None:
+    """That the method is there and has such options, and "recipe" is one.
+
+    Raises:
+        ValueError: ``spec`` and what is wrong with it are named.
+    """
+    taken = inspect.signature(methods.get(method)).parameters
+    known = [option for option in taken if option not in _GIVEN] + (["recipe"] if method in OURS else [])
+    for option in options:
+        if option not in known:
+            raise ValueError(f"{spec!r}: {method} has no option {option!r}; it has {', '.join(known)}")
     if options.get("recipe", "forget_term") not in RECIPES:
         raise ValueError(f"{spec!r}: recipe must be one of {', '.join(RECIPES)}, got {options['recipe']!r}")
-    return Entry(name, tuple(sorted(options.items())))
 
 
 def _value(text: str) -> Any:

@@ -10,10 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from fgunlearn.experiment.training import Training
-from fgunlearn.methods.selective import FORGET_PART, FORGET_TERM, PERTURB_REPAIR
+from fgunlearn.methods.selective import FORGET_TERM, HELDOUT, PERTURB_REPAIR
 
 OURS = ("topk", "randomk", "random_topk")
-RECIPES = {"forget_term": FORGET_TERM, "perturb_repair": PERTURB_REPAIR}
+RECIPES = {"forget_term": FORGET_TERM, "heldout": HELDOUT, "perturb_repair": PERTURB_REPAIR}
 
 _RISE_AND_FALL = {"schedule": "onecycle", "warmup": 0.15}
 
@@ -36,8 +36,10 @@ def recipe_arguments(given: dict[str, Any], training: Training, seed: int) -> di
     recipe = RECIPES[given.pop("recipe", "forget_term")]
     repair = replace(recipe.repair, seed=seed)
     if repair.forget != "none":
+        repair = replace(repair, forget_batch=max(1, training.batch // recipe.forget_part))
+    if repair.forget == "neighbour":
         # The experiments' model has a better layer to find neighbours by than its first.
-        repair = replace(repair, forget_batch=max(1, training.batch // FORGET_PART), neighbour_layer="stages.0")
+        repair = replace(repair, neighbour_layer="stages.0")
     arguments = {"perturb": recipe.perturb, "repair": repair, **given}
     if "k" not in given:
         arguments.setdefault("ratio", recipe.ratio)

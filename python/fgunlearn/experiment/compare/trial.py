@@ -22,7 +22,7 @@ from fgunlearn.experiment.trained import TrainedModels
 from fgunlearn.experiment.training import AGAIN_SEED, RETRAIN_SEED, Training
 from fgunlearn.methods.selective import SCORE
 from fgunlearn.spdgan import SPDGAN
-from fgunlearn.unlearning.result import DivergedError, Result
+from fgunlearn.unlearning.result import Result
 
 SOURCE = "source"
 RETRAINED = "retrained"
@@ -143,17 +143,18 @@ def _unlearned(
             seed=task.seed + (AGAIN_SEED if entry.method == "retrain" else 0),
             **arguments,
         )
-    except DivergedError as error:
+        figures = measure.of(model)
+    except ValueError as error:  # it diverged, now or when it was looked at: options were checked before any training
         return {**about, "failed": str(error)}
-    except (TypeError, ValueError) as error:  # an option that the method does not take
-        raise type(error)(f"{entry.name}: {error}") from error
+    except TypeError as error:
+        raise TypeError(f"{entry.name}: {error}") from error
     calibrated = costs.calibrated(source, scenario, task.training, result.selection)
     measured = metrics.acceleration_ratio(retrain_seconds, result.total_seconds)
     scored = costs.scored_passes(_score_of(entry, arguments))
     predicted = costs.predicted_acceleration(calibrated, result, scenario, task.training, scored, batch)
     return {
         **about,
-        **measure.of(model),
+        **figures,
         "seconds": result.total_seconds,
         "phases": result.seconds,
         "acceleration": measured,

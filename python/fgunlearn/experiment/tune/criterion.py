@@ -51,7 +51,7 @@ from torch import Tensor, nn
 from fgunlearn.batches import Loader
 from fgunlearn.metrics.membership import losses_auc
 from fgunlearn.metrics.outputs import Outputs
-from fgunlearn.unlearning.neighbours import neighbour_votes
+from fgunlearn.unlearning.neighbours import NeighbourVotes
 
 PARTS = ("forget", "retain", "heldout")
 _CHANCE = 2.0  # standard errors below h, from where on labels of D_u count as wrong
@@ -109,7 +109,7 @@ class Expected:
             part: Outputs.of(source, loader, part)
             for part, loader in zip(PARTS, (forget, retain, heldout), strict=True)
         }
-        vote = neighbour_votes(source, retain, seen["retain"].logits.shape[1], neighbours, layer)
+        vote = NeighbourVotes(source, retain, seen["retain"].logits.shape[1], neighbours, layer)
         return cls.from_votes(seen, vote(forget)[0], vote(heldout)[0])
 
     @classmethod

@@ -73,9 +73,9 @@ def run(task: Task) -> dict[str, Any]:
         model = copy.deepcopy(source)
         try:
             unlearned = _unlearn(model, scenario, configuration, task)
-        except DivergedError as error:
+            seen = _seen(model, scenario, PARTS)
+        except ValueError as error:  # it diverged, now or when it was looked at
             return float("inf"), {"failed": str(error), "seconds": time.perf_counter() - start}
-        seen = _seen(model, scenario, PARTS)
         criterion = expected.judge(seen)
         found = {
             "parts": {k: v for k, v in dataclasses.asdict(criterion).items() if k != "points"},
