@@ -169,12 +169,12 @@ std::pair<Selected, Selected> split(const Context& context, const std::vector<Se
   launch(context, classify_kernel<Key, MemoryKeys>, tile_grid(context, plan), kThreads, plan, MemoryKeys{false});
   sum_tiles(context, plan);
   const auto n = static_cast<int64_t>(segments.size());
-  int64_t* counts = context.allocate<int64_t>(2 * n);
+  int64_t* counts = context.allocate<int64_t>(2 * n);  // of those above, and then of those between
   launch(context, split_counts_kernel<Key>, grid_of((n + kThreads - 1) / kThreads), kThreads, plan, counts, counts + n);
-  std::vector<int64_t> above(segments.size());
-  std::vector<int64_t> between(segments.size());
-  context.read_back(above.data(), counts, n);
-  context.read_back(between.data(), counts + n, n);
+  std::vector<int64_t> found(2 * segments.size());
+  if (n > 0) context.read_back(found.data(), counts, 2 * n);
+  std::vector<int64_t> above(found.begin(), found.begin() + n);
+  std::vector<int64_t> between(found.begin() + n, found.end());
   return {selected_bits(plan, plan.above, plan.certain_before, std::move(above)),
           selected_bits(plan, plan.between, plan.ties_before, std::move(between))};
 }

@@ -24,7 +24,7 @@ from fgunlearn.cli.tune import tune_command
 from fgunlearn.cli.unlearn import unlearn_command
 from fgunlearn.files import replacing
 
-BENCHMARKS = ("select", "bracket", "score", "perturb", "update", "streaming")
+BENCHMARKS = ("select", "bracket", "score", "perturb", "update", "streaming", "distributed")
 
 app = typer.Typer(
     add_completion=False,

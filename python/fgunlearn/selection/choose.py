@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ def select(
     progress: bool = False,
     memory: Memory = "dense",
     memory_budget: int | None = None,
+    group: Any = None,
 ) -> Selection:
     r"""Scores the model on the data to forget as the strategy asks, and selects.
 
@@ -69,6 +70,19 @@ def select(
     "grad", whose terms cancel, that may be more than the sum itself). What came out is ranked exactly; scores that
     differ by less than those errors may change places.
 
+    Over several processes (``torch.distributed``), all of which have to call this, each one's loader is its own part of
+    the data. The processes first make sure that they agree on the model's names, shapes and dtypes and on the strategy.
+
+    - Sharded parameters (DTensors, as FSDP2 makes them) are selected over their whole mesh, with or without ``group``.
+      One batch of every process together are one batch: what is weighted by its size and, by "abs_grad" and "fisher",
+      made positive is their mean gradient, which is all that a backward pass over shards gives. So every loader needs a
+      batch; where one ends early, its last batch goes on at weight 0. Scores stay where the shards are: ranking sends
+      less than 200 KB of counts per process, whatever the model's size (scope "tensor": less than 1 MiB with up to
+      about a thousand tensors). Scope "channel" is refused.
+    - Plain parameters with ``group`` are replicas, the same on every process: scores are summed over all loaders'
+      batches, by one all-reduce of their n values, and every process selects the same. One without data needs an empty
+      loader. Wrapped in ``DistributedDataParallel``, ``loss_fn`` gets the module inside.
+
     Args:
         model: parameters that require grad take part.
         loader: the data to forget, any iterable of batches; not read by a strategy without a score.
@@ -76,20 +90,42 @@ def select(
         strategy: TopK, RandomK or RandomTopK.
         retain_loader: the remaining data, or a sample of it; for the score ``fisher_ratio`` only.
         progress: show a progress bar on a terminal.
-        memory: "dense", "streaming" or "compact". Scope "channel" needs "dense".
+        memory: "dense", "streaming" or "compact". Scope "channel" and several processes need "dense".
         memory_budget: for "streaming", how many bytes the sums of a group of parameters may take; 256 MiB if None. A
             tensor is never divided, so that a larger one is a group of its own.
+        group: the process group that scores and selects together; for DTensors of the ranks of their mesh, and not
+            needed.
+
+    Returns:
+        The selection; of sharded parameters a :class:`fgunlearn.distributed.ShardedSelection`.
 
     Raises:
         TypeError, ValueError: what is wrong with which argument, see :func:`fgunlearn.score` and the strategies; with
-            "streaming" also a loader that can be read only once, such as a generator.
+            "streaming" also a loader that can be read only once, such as a generator. Over several processes on all of
+            them, with the ranks that differ.
         RuntimeError: with "streaming", gradients that changed from one reading to the next by so much that it shows in
             the counts. Where it doesn't, the answer is exact for the last reading.
     """
-    if not isinstance(strategy, (TopK, RandomK, RandomTopK)):
-        raise TypeError(f"strategy must be a TopK, RandomK or RandomTopK, got {strategy!r}")
-    memory_budget = _checked_memory(memory, memory_budget, strategy)
+    # Above this module:
+    from fgunlearn.distributed.processes import processes_of
+    from fgunlearn.distributed.selecting import select_over
+
+    def checked() -> int:
+        if not isinstance(strategy, (TopK, RandomK, RandomTopK)):
+            raise TypeError(f"strategy must be a TopK, RandomK or RandomTopK, got {strategy!r}")
+        return _checked_memory(memory, memory_budget, strategy)
+
     parameters = trainable(model)
+    processes = processes_of({f"parameter {name!r}": p for name, p in parameters.items()}, group)
+    if processes is not None:
+
+        def check() -> None:
+            checked()
+            if memory != "dense":
+                raise ValueError(f"memory must be 'dense' over several processes, got {memory!r}")
+
+        return select_over(model, parameters, loader, loss_fn, strategy, retain_loader, progress, check, processes)
+    memory_budget = checked()
     numels = [p.numel() for p in parameters.values()]
     k = resolve_k(sum(numels), strategy.k, strategy.ratio)  # refused before the work
     detached = {name: p.detach() for name, p in parameters.items()}

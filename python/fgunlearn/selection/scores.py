@@ -62,6 +62,9 @@ def score(
     touched. Memory: one float32 (float64 for float64 parameters) per coordinate, two for
     ``fisher_ratio``, besides autograd's gradients.
 
+    Of sharded parameters (DTensors) the scores are DTensors, of the loaders of all processes together, as
+    :func:`fgunlearn.select` says; all of them have to call this.
+
     Args:
         model: parameters that require grad are scored.
         loader: any iterable of batches; read once.
@@ -71,7 +74,7 @@ def score(
         progress: show a progress bar on a terminal.
 
     Returns:
-        Parameter name to a contiguous tensor of its shape on its device, all values >= 0.
+        Parameter name to a contiguous tensor of its shape on its device (a DTensor for a DTensor), all values >= 0.
 
     Raises:
         ValueError: an unknown kind; an empty loader; no ``retain_loader`` for ``fisher_ratio``; a loss that is not a
@@ -81,8 +84,17 @@ def score(
     if kind not in get_args(ScoreKind):
         raise ValueError(f"kind must be one of {', '.join(map(repr, get_args(ScoreKind)))}, got {kind!r}")
     check_retain_loader(kind, retain_loader)
+    # Above this module:
+    from fgunlearn.distributed.layout import distributed_as
+    from fgunlearn.distributed.processes import processes_of
+    from fgunlearn.distributed.scoring import scores_over
+
     parameters = trainable(model)
     loss_fn = cross_entropy if loss_fn is None else loss_fn
+    processes = processes_of({f"parameter {name!r}": p for name, p in parameters.items()})
+    if processes is not None:
+        parts = scores_over(model, parameters, loader, loss_fn, kind, retain_loader, progress, processes)
+        return {name: distributed_as(parameters[name], part) for name, part in parts.items()}
     with evaluation_mode(model):
         scores = accumulate(model, parameters, loader, loss_fn, ACCUMULATED[kind], "loader", progress)
         if kind == "fisher_ratio":
@@ -142,7 +154,17 @@ def accumulate_sums(
     argument: str,
     progress: bool,
 ) -> tuple[dict[str, Tensor], int]:
-    """What :func:`accumulate` divides: sums weighted by the batches' sizes, and the number of samples."""
+    """What :func:`accumulate` divides: sums weighted by the batches' sizes, and the number of samples.
+
+    Of DTensors this process's parts of the sums over all processes.
+    """
+    from fgunlearn.distributed.processes import processes_of
+    from fgunlearn.distributed.scoring import sums_over
+
+    processes = processes_of(parameters)
+    if processes is not None:
+        found = sums_over(model, parameters, loader, loss_fn, kind, argument, progress, processes)
+        return found.values, found.seen
     sums = _zeros(parameters)
     seen = 0
     for size, gradients, _ in _gradients(model, parameters, loader, loss_fn, kind, argument, progress):
