@@ -3,7 +3,8 @@
 ``python -m fgunlearn.benchmarks.scale_run --params 1.1e9 --json scale-1.1e9.json`` runs each way in a process of its
 own, on the CPU, under Linux: "streaming" (streaming selection, repair with freed gradients), "dense" (dense selection
 alone) and "adamw" (steps of torch's dense AdamW). Memory is what the process holds beyond what it held before the model
-was made. A way that did not fit has what happened under "failed" and the phases up to there.
+was made. A way that did not fit has what happened under "failed" and the phases up to there. With ``--busy``, on a
+machine that has other work, seconds are left out: they would be no figures.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from fgunlearn.benchmarks.repair_step import reset_peak, resident
 from fgunlearn.files import replacing
 
 WAYS = ("streaming", "dense", "adamw")
+BUILT, PASS = "make the model", "forward and backward"  # phases that every way begins with
 SHARE = 0.001  # of the coordinates that are selected
 ALLOWANCE = 2**30  # what the streaming way may need beside weights and activations
 LEARNING_RATE = 1e-4
@@ -46,10 +48,12 @@ class Phases:
         self._base = resident("VmRSS")
 
     @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def phase(self, name: str) -> Iterator[dict[str, Any]]:
+        """Measures what happens within; takes what else is to be said of it."""
+        more: dict[str, Any] = {}
         reset_peak()
         start = time.perf_counter()
-        yield
+        yield more
         seconds = time.perf_counter() - start
         gc.collect()
         found = {
@@ -57,6 +61,7 @@ class Phases:
             "seconds": seconds,
             "peak": resident("VmHWM") - self._base,
             "after": resident("VmRSS") - self._base,
+            **more,
         }
         print(json.dumps(found), flush=True)
 
@@ -74,8 +79,14 @@ def backward_alone(model: nn.Module, ids: Tensor) -> None:
 
 
 def streaming(phases: Phases, model: nn.Module, ids: Tensor) -> None:
-    with phases.phase("select"):
-        selection = fg.select(model, [ids], next_token_loss, fg.TopK(SHARE), memory="streaming")
+    with phases.phase("select") as more:
+        more["passes"] = 0
+
+        def counted(model: nn.Module, ids: Tensor) -> Tensor:
+            more["passes"] += 1
+            return next_token_loss(model, ids)
+
+        selection = fg.select(model, [ids], counted, fg.TopK(SHARE), memory="streaming")
     with phases.phase("perturb"):
         fg.perturb_(model, selection, fg.Gaussian(0.1))
     with phases.phase("make the optimizer"):
@@ -109,10 +120,10 @@ def run(way: str, params: float, batch: int, length: int) -> None:
     backward_alone(warm, torch.randint(0, 1000, (1, 8)))
     del warm
     phases = Phases()
-    with phases.phase("make the model"):
+    with phases.phase(BUILT):
         model = Decoder(shape, torch.bfloat16).train()
     ids = torch.randint(0, shape.words, (batch, length), generator=torch.Generator().manual_seed(1))
-    with phases.phase("forward and backward"):
+    with phases.phase(PASS):
         backward_alone(model, ids)
     ways: dict[str, Callable[[Phases, nn.Module, Tensor], None]] = {
         "streaming": streaming,
@@ -147,34 +158,35 @@ def in_a_process(way: str, limit: float | None, arguments: list[str]) -> dict[st
     return found
 
 
-def summary(found: dict[str, Any], weights: int) -> dict[str, Any]:
-    """A way's peak, and what it is beside weights and activations."""
+def summary(found: dict[str, Any]) -> dict[str, Any]:
+    """A way with its peak, and what that is beyond weights and activations."""
     peaks = {phase["phase"]: phase["peak"] for phase in found["phases"]}
-    if "failed" in found or "forward and backward" not in peaks:
+    own = [peak for name, peak in peaks.items() if name not in (BUILT, PASS)]
+    if "failed" in found or not own:
         return found
-    own = {name: peak for name, peak in peaks.items() if name not in ("make the model", "forward and backward")}
-    peak = max(own.values())
-    return {**found, "peak": peak, "beside_the_pass": peak - peaks["forward and backward"]}
+    return {**found, "peak": max(own), "beside_the_pass": max(own) - peaks[PASS]}
 
 
-def measured(params: float, batch: int, length: int, ways: list[str], limit: float | None) -> dict[str, Any]:
+def measured(given: argparse.Namespace) -> dict[str, Any]:
     """All that was asked for, ready for JSON."""
-    shape = shape_of(params)
-    arguments = ["--params", str(params), "--batch", str(batch), "--length", str(length)]
-    arguments += ["--threads", str(torch.get_num_threads())]
-    weights = 2 * shape.parameters
-    runs = [summary(in_a_process(way, limit, arguments), weights) for way in ways]
+    shape = shape_of(given.params)
+    arguments = ["--params", str(given.params), "--batch", str(given.batch), "--length", str(given.length)]
+    arguments += ["--threads", str(given.threads)]
+    runs = [summary(in_a_process(way, given.limit, arguments)) for way in given.ways]
+    if given.busy:
+        for phase in (phase for one in runs for phase in one["phases"]):
+            phase["seconds"] = None
     made: dict[str, Any] = {
         "machine": machine.describe(),
         "date": datetime.date.today().isoformat(),
-        "threads": torch.get_num_threads(),
-        "limit_gib": limit,
+        "threads": given.threads,
+        "limit_gib": given.limit,
         "model": {**asdict(shape), "parameters": shape.parameters, "largest_tensor": shape.largest_tensor},
-        "dtype": "bfloat16",
-        "weights": weights,
-        "batch": batch,
-        "length": length,
-        "share": SHARE,
+        "dtype": "bf16",
+        "weights": 2 * shape.parameters,
+        "batch": given.batch,
+        "length": given.length,
+        "k": round(SHARE * shape.parameters),
         "allowance": ALLOWANCE,
         "runs": runs,
     }
@@ -192,6 +204,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--limit", type=float, help="GiB of data that a process may have; no limit if not given")
+    parser.add_argument("--busy", action="store_true", help="leave seconds out: the machine has other work")
     parser.add_argument("--json", type=Path, help="where to write it; printed if not given")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -199,7 +212,7 @@ def main() -> None:
     if given.way is not None:
         run(given.way, given.params, given.batch, given.length)
         return
-    text = json.dumps(measured(given.params, given.batch, given.length, given.ways, given.limit), indent=1) + "\n"
+    text = json.dumps(measured(given), indent=1) + "\n"
     if given.json is None:
         print(text, end="")
     else:

@@ -19,6 +19,7 @@ from rich.table import Table
 import fgunlearn
 from fgunlearn.cli.compare import compare_command
 from fgunlearn.cli.inputs import check_folder_of
+from fgunlearn.cli.plan import plan_command
 from fgunlearn.cli.spdgan import app as spdgan_app
 from fgunlearn.cli.tune import tune_command
 from fgunlearn.cli.unlearn import unlearn_command
@@ -35,6 +36,7 @@ app = typer.Typer(
 app.command("unlearn")(unlearn_command)
 app.command("compare")(compare_command)
 app.command("tune")(tune_command)
+app.command("plan")(plan_command)
 app.add_typer(spdgan_app, name="spdgan")
 
 

@@ -5,11 +5,11 @@ parameters), indices of w = 4 bytes (8 where a tensor has 2^31 elements or more)
 what lives at one time within the phase: activations and gradients are added, though the first go as the second come.
 Not in them: the interpreter, a CUDA context (some hundred MB), and what an allocator holds without need.
 
-Sharded means FSDP2 (``fully_shard``) over all devices, on each block and on the model: of weights, gradients, scores and
-state a device holds 1/D, and selected coordinates are taken to be spread evenly. Beside its shard it holds whole tensors
-for as long as they are computed with: the root's (embedding and output stay gathered), and a block's with the next one
-prefetched; of gradients the output's from the start of the backward pass, and a block's twice, or the root's twice at
-the end, because reducing copies them first. That is read from FSDP2's code, and an estimate.
+Sharded means FSDP2 (``fully_shard``) over all devices, on each block and on the model: of weights, gradients, scores
+and state a device holds 1/D, and selected coordinates are taken to be spread evenly. Beside its shard it holds whole
+tensors for as long as they are computed with: the root's (embedding and output stay gathered), and a block's with the
+next one prefetched; of gradients the output's from the start of the backward pass, and a block's twice, or the root's
+twice at the end, because reducing copies them first. That is read from FSDP2's code, and an estimate.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ MERGING = INT64 + 1
 """Bytes per coordinate while two lists of indices become one (``selection.ascending``): places, and a mask."""
 
 MAKING_COORDINATES = 5 * INT64
-"""Bytes per coordinate of a matrix, beside the result, while its indices become rows and columns (``torch.unravel_index``
-on int64: the indices, a quotient and a remainder for each dimension)."""
+"""Bytes per coordinate of a matrix, beside the result, while its indices become rows and columns: int64 indices, and
+for each dimension a quotient and a remainder (``torch.unravel_index``)."""
 
 CANDIDATES, CANDIDATE = 0.004, 20
 """Share of the keys that a dense selection on the CPU keeps around the threshold, and bytes of each, twice the key's
@@ -123,16 +123,17 @@ def select_streaming(model: ModelSize, setting: Setting) -> Memory:
 def repair(model: ModelSize, setting: Setting, *, free_grads: bool) -> Memory:
     """A step of ``SparseOptimizer``: states of k values.
 
-    With ``free_grads`` a gradient at a time; each coordinate has its index, two int64 (a sparse matrix's row and
-    column; one of a shard's, which needs none, is not taken off here) and the gradient's value, and while rows and
-    columns are made, for all of a tensor's at once, temporaries. Else all gradients, and the indices alone.
+    With ``free_grads`` a gradient at a time; each coordinate has its index, the gradient's value and two int64 (a
+    sparse matrix's row and column), and while rows and columns are made, for all of a tensor's at once, temporaries. Of
+    shards index and value are enough. Else all gradients, and the indices alone.
     """
     _, k, w = share_of(model, setting)
     gradients, selection, work = _all_gradients(model, setting), k * w, 0
     if free_grads:
-        gradients = _one_at_a_time(model, setting)
-        selection = k * (w + 2 * INT64 + model.itemsize)
-        work = MAKING_COORDINATES * k
+        gradients, selection = _one_at_a_time(model, setting), k * (w + model.itemsize)
+        if setting.devices == 1:
+            selection += k * 2 * INT64
+            work = MAKING_COORDINATES * k
     state = STATES[setting.optimizer] * k * model.sum_itemsize
     return _memory(model, setting, gradients=gradients, selection=selection, work=work, state=state)
 
@@ -192,5 +193,5 @@ def _memory(
 ) -> Memory:
     n, _, _ = share_of(model, setting)
     gathered = (model.root + 2 * model.block) * model.itemsize if setting.devices > 1 else 0
-    activations = model.activations(setting.tokens) if setting.activations is None else setting.activations
-    return Memory(n * model.itemsize + gathered, gradients, scores, work, selection, state, activations)
+    weights = n * model.itemsize + gathered
+    return Memory(weights, gradients, scores, work, selection, state, setting.kept(model))

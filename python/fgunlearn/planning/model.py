@@ -96,14 +96,16 @@ class ModelSize:
         """Parameters of a block."""
         return -(-(self.parameters - self.root) // self.layers)
 
-    def activations(self, tokens: int) -> int:
+    def activations(self, tokens: int, recompute: bool = False) -> int:
         """Bytes that a forward pass over so many tokens keeps for the backward pass: an estimate.
 
         34 bytes per token, layer and unit of width in 16-bit precision (Korthikanti et al., "Reducing activation
         recomputation in large transformer models", arXiv 2205.05198, section 4.1, without the 5 a s / h of attention
         scores, which fused attention does not keep, and with dropout, which few still use), 17 values of the dtype in
         other words; and the output's logits, their float32 copy and its gradient, for as many words as the largest
-        tensor has rows of that width. Recomputing activations needs far less.
+        tensor has rows of that width. With ``recompute``, which keeps each block's input alone and computes the block
+        again for its backward pass, that is one value per layer, and one block's 17.
         """
         words = self.largest_tensor // self.width
-        return tokens * (17 * self.itemsize * self.width * self.layers + words * (self.itemsize + 2 * 4))
+        values = self.layers + 17 if recompute else 17 * self.layers
+        return tokens * (values * self.width * self.itemsize + words * (self.itemsize + 2 * 4))

@@ -26,6 +26,7 @@ class Setting:
         score: what the selection ranks by.
         optimizer: of the repair, a key of ``STATES``.
         activations: bytes that a forward pass keeps on a device, where known; else ``ModelSize.activations``.
+        recompute: whether each block is computed again in the backward pass (activation checkpointing).
         memory_budget: that of ``fgunlearn.select``, bytes.
     """
 
@@ -36,6 +37,7 @@ class Setting:
     score: ScoreKind = "grad"
     optimizer: str = "adamw"
     activations: int | None = None
+    recompute: bool = False
     memory_budget: int = DEFAULT_BUDGET
 
     def __post_init__(self) -> None:
@@ -52,6 +54,10 @@ class Setting:
         """How many running sums the score needs: "fisher_ratio" is a quotient of two."""
         return 2 if self.score == "fisher_ratio" else 1
 
+    def kept(self, model: ModelSize) -> int:
+        """Bytes of activations on a device."""
+        return model.activations(self.tokens, self.recompute) if self.activations is None else self.activations
+
     @property
     def one_batch(self) -> bool:
         """Whether a score is complete when its gradient comes."""
@@ -66,3 +72,8 @@ def share_of(model: ModelSize, setting: Setting) -> tuple[int, int, int]:
     devices = setting.devices
     part = -(-model.largest_tensor // devices)
     return -(-model.parameters // devices), -(-setting.k // devices), 4 if part < NARROW_LIMIT else 8
+
+
+def scores() -> tuple[str, ...]:
+    """The kinds of score there are."""
+    return get_args(ScoreKind)

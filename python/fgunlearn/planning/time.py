@@ -2,9 +2,10 @@
 
 A forward pass over t tokens takes 2 n t operations and a backward pass 4 n t, half of them for the gradients of
 activations and half for those of weights (Kaplan et al., "Scaling laws for neural language models", arXiv 2001.08361,
-section 2.1; attention's own t^2 is left out). A pass is never faster than memory either: weights are read forwards and
-backwards, gradients written, 3 n b bytes. Sharded, each device works on its own batch, and beside that receives all
-weights twice and sends all gradients once. No run reaches the rates of a datasheet: give measured ones for a guess.
+section 2.1; attention's own t^2 is left out); recomputing activations adds another 2 n t. A pass is never faster than
+memory either: weights are read forwards and backwards, gradients written, 3 n b bytes. Sharded, each device works on
+its own batch, and beside that receives all weights twice and sends all gradients once. No run reaches the rates of a
+datasheet: give measured ones for a guess.
 """
 
 from __future__ import annotations
@@ -79,8 +80,8 @@ def readings(model: ModelSize, setting: Setting) -> float:
 
     One batch: ``PASSES``. More: per reading G forward passes, each with a backward pass down to its group (on average
     (G + 1) / 2 G of the activations' gradients) and with that group's gradients of weights: 2 G + 2 (G + 1) / 2 + 2 =
-    3 (G + 1) of the 6 n t of a full pass. Readings: ``PASSES``, or one where one group holds everything. "fisher_ratio"
-    reads the remaining data as often, and once more for its mean if G > 1.
+    3 (G + 1) of the 6 n t of a full pass (recomputing, 4 (G + 1) of 8). Readings: ``PASSES``, or one where one group
+    holds everything. "fisher_ratio" reads the remaining data as often, and once more for its mean if G > 1.
     """
     if setting.one_batch:
         return PASSES
@@ -130,7 +131,7 @@ def _work(model: ModelSize, setting: Setting, passes: float, moved: float) -> Wo
     n, b = model.parameters, model.itemsize
     away = (setting.devices - 1) / setting.devices
     return Work(
-        flops=passes * 6 * n * setting.tokens,
+        flops=passes * (8 if setting.recompute else 6) * n * setting.tokens,
         passes=passes,
         pass_bytes=passes * 3 * n * b,
         bytes=moved,
