@@ -7,6 +7,7 @@ put into docs/results/ as scale-*.json. A test compares the page with what this 
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -182,12 +183,13 @@ def machine() -> str:
     where, last = found[-1]["machine"], found[-1]
     verdict = "met" if last.get("target_met") else "missed"
     busy = any(phase["seconds"] is None for one in found for run in one["runs"] for phase in run["phases"])
-    return (
+    text = (
         f"{where['processor']}, {where['cores']} cores, {where['memory_gib']:g} GiB, torch {where['torch']}, "
         f"{last['date']}{'; beside other work, so without seconds' if busy else ''}. bf16, k = 0.1%, one batch of "
         f"{last['batch']} x {last['length']} tokens, MiB beyond what the process held before. Target, at "
         f"{last['model']['parameters']:.3g} parameters: streaming below weights, activations and 1 GiB: {verdict}."
     )
+    return textwrap.fill(text, 120)
 
 
 FIGURES: dict[str, Callable[[], str]] = {
