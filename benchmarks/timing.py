@@ -91,6 +91,7 @@ class Report:
         traced: under a profiler: each callable runs once after its warm-up, under its name. The times are no figures.
         json: rewritten after every comparison, so that a run that is cut off leaves what it had.
         cub_include: where the headers of CUB >= 3.2 are, if not where they are looked for.
+        params: parameters of the model, where one is measured.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Report:
     traced: bool = False
     json: Path | None = None
     cub_include: Path | None = None
+    params: float | None = None
     clock: CpuClock | CudaClock = field(default_factory=CpuClock)
 
     @property
@@ -248,6 +250,7 @@ def start(
     json: Path | None = None,
     commit: str | None = None,
     cub_include: Path | None = None,
+    params: float | None = None,
 ) -> Report:
     """An empty report; sets the number of threads and the current device."""
     if threads is not None:
@@ -261,6 +264,7 @@ def start(
         traced=traced,
         json=json,
         cub_include=cub_include,
+        params=params,
     )
     if report.on_cuda:
         where = torch.device(device)

@@ -18,7 +18,7 @@ from fgunlearn.benchmarks import floors
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "benchmarks" / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
-NAMES = ("select", "score", "perturb", "update")
+NAMES = ("select", "bracket", "score", "perturb", "update")
 
 DATASHEET = 4.8e12
 """Bytes per second of an NVIDIA H200's memory, by its datasheet."""

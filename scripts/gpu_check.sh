@@ -275,7 +275,7 @@ if wanted sanitizers; then
 fi
 
 if wanted bench; then
-  for name in ${BENCHES:-select score perturb update}; do on_gpu "bench-$name" 300 bench "$name"; done
+  for name in ${BENCHES:-select bracket score perturb update streaming}; do on_gpu "bench-$name" 300 bench "$name"; done
   if [ "$device" = cpu ] && [ $ready = yes ]; then step bench-on-cpu 120 bench score; fi
 fi
 

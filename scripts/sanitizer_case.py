@@ -131,6 +131,27 @@ def _top_k_packed(case: Case) -> Results:
     return list(ops.topk_select_packed(case.normal(), case.k))
 
 
+def _bracket_keys(case: Case, wide: bool) -> list[Tensor]:
+    dtypes = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+    return [t for dtype in dtypes[: 4 if wide else 3] for t in case.normal(dtype=dtype)]
+
+
+def _bracket_histogram(case: Case) -> Results:
+    narrow, wide = _bracket_keys(case, False), _bracket_keys(case, True)
+    results = [fg.ops.bracket_histogram(wide, 0, 52, 2_048, True)]
+    for bins in (2_048, 8_192, 65_536):  # in shared memory, of two sizes, and in global memory
+        results.append(fg.ops.bracket_histogram(narrow, 0x3F00 << 16, 9, bins, False))
+    return results
+
+
+def _bracket_split(case: Case) -> Results:
+    results = []
+    for wide, bits in ((False, 16), (True, 48)):
+        for indices in fg.ops.bracket_split(_bracket_keys(case, wide), 0x3F90 << bits, 0x4000 << bits, wide):
+            results += indices
+    return results
+
+
 def _random_k(case: Case) -> Results:
     nothing = [torch.empty(0, dtype=torch.int32, device=case.device) for _ in case.numels]
     return [
@@ -203,6 +224,8 @@ def _adam(case: Case) -> Results:
 
 
 CASES: dict[str, Callable[[Case], Results]] = {
+    "bracket_histogram": _bracket_histogram,
+    "bracket_split": _bracket_split,
     "count_nonfinite": _count_nonfinite,
     "randomk_select": _random_k,
     "rms": _rms,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fgunlearn import ops
+from fgunlearn.ops.bracket import bracket_histogram_ref, bracket_split_ref
 from fgunlearn.ops.gather import sparse_gather_ref, sparse_scatter_ref
 from fgunlearn.ops.perturb import GAUSSIAN_STREAM, rms_ref, sparse_ascent_ref, sparse_perturb_ref
 from fgunlearn.ops.score import count_nonfinite_ref, score_accumulate_ref, score_accumulate_topk_ref
@@ -263,6 +264,30 @@ CASES: dict[str, Case] = {
         "randomk_select",
         lambda seed: (_NUMELS, 3_210, seed, _base(_NUMELS, seed + 1)),
         randomk_select_ref,
+        waits=True,
+    ),
+    **{
+        f"bracket_histogram {name}": Case(
+            "bracket_histogram",
+            lambda seed, how=how: (tensors(seed, wide=how[-1]), *how),
+            bracket_histogram_ref,
+        )
+        for name, how in (
+            ("of all keys", (0, 20, 2_048, False)),
+            ("of wide keys", (0x3FE0 << 48, 42, 2_049, True)),
+            ("of many bins", (0x3F00 << 16, 8, 65_536, False)),
+        )
+    },
+    "bracket_split": Case(
+        "bracket_split",
+        lambda seed: (tensors(seed, wide=False), 0x3FF0 << 16, 0x4000 << 16, False),
+        bracket_split_ref,
+        waits=True,
+    ),
+    "bracket_split of wide keys": Case(
+        "bracket_split",
+        lambda seed: (tensors(seed), 0x3FE0 << 48, 0x4000 << 48, True),
+        bracket_split_ref,
         waits=True,
     ),
     **{

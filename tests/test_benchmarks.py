@@ -41,7 +41,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return call
 
 
-@pytest.mark.parametrize("name", ["score", "perturb", "update"])
+@pytest.mark.parametrize("name", ["bracket", "score", "perturb", "update", "streaming", "distributed"])
 def test_a_quick_run_prints_a_table_and_writes_it(run: Run, tmp_path: Path, name: str) -> None:
     path = tmp_path / "figures.json"
     status, out, error = run("bench", name, "--quick", "--json", path, "--commit", "abc1234")

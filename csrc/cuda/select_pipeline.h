@@ -84,40 +84,57 @@ inline bool has_f64(const std::vector<Segment>& segments) {
   return std::any_of(segments.begin(), segments.end(), [](const Segment& s) { return s.dtype == DType::f64; });
 }
 
+inline KeyTable key_table(const Context& context, const std::vector<KeySegment>& segments) {
+  int64_t tiles = 0;
+  for (const KeySegment& segment : segments) {
+    if (segment.numel > 0) tiles = segment.first_tile + (segment.numel + segment.lead + kTile - 1) / kTile;
+  }
+  return {upload(context, segments), static_cast<int32_t>(segments.size()), tiles};
+}
+
+// What a pass writes, and the sums over the tiles before.
+template <typename Key>
+void allocate_bits(const Context& context, Plan<Key>& plan) {
+  plan.bad_key = context.allocate_zeroed<uint32_t>(1);
+  plan.above = context.allocate<uint32_t>(plan.tiles * kTileWords);
+  plan.between = context.allocate<uint32_t>(plan.tiles * kTileWords);
+  plan.tile_above = context.allocate<uint32_t>(plan.tiles);
+  plan.tile_between = context.allocate<uint32_t>(plan.tiles);
+  plan.tile_slice = context.allocate<int64_t>(plan.tiles);
+  plan.certain_before = context.allocate<int64_t>(plan.tiles + 1);
+  plan.ties_before = context.allocate<int64_t>(plan.tiles + 1);
+}
+
+// Sums tile_certain and tile_ties over the tiles before each.
+template <typename Key>
+void sum_tiles(const Context& context, const Plan<Key>& plan) {
+  const int64_t chunks = std::max<int64_t>(1, (plan.tiles + kScanChunk - 1) / kScanChunk);
+  int64_t* chunk_sums = context.allocate<int64_t>(2 * chunks);
+  launch(context, chunk_sums_kernel<Key>, grid_of(chunks), kThreads, plan, chunk_sums);
+  launch(context, scan_kernel<Key>, grid_of(chunks), kThreads, plan, chunk_sums);
+}
+
 template <typename Key>
 class Pipeline {
  public:
   Pipeline(const Context& context, const Request& request, bool finite_only) : context_(context) {
-    plan_.segment_count = static_cast<int32_t>(request.segments.size());
+    static_cast<KeyTable&>(plan_) = key_table(context, request.segments);
     plan_.group_count = static_cast<int32_t>(request.groups.size());
-    for (const KeySegment& segment : request.segments) {
-      if (segment.numel > 0) plan_.tiles = segment.first_tile + (segment.numel + segment.lead + kTile - 1) / kTile;
-    }
     int64_t candidates = 0;
     for (const Group& group : request.groups) {
       plan_.sample_total += group.sample_size;
       candidates += group.candidates;
     }
     plan_.finite_only = finite_only ? 1 : 0;
-    plan_.segments = upload(context, request.segments);
     plan_.groups = upload(context, request.groups);
     plan_.states = context.allocate<GroupState<Key>>(plan_.group_count);
     plan_.bins = context.allocate_zeroed<unsigned long long>(int64_t{plan_.group_count} * kBins);
-    plan_.bad_key = context.allocate_zeroed<uint32_t>(1);
     plan_.sample = context.allocate<Key>(plan_.sample_total);
-    plan_.above = context.allocate<uint32_t>(plan_.tiles * kTileWords);
-    plan_.between = context.allocate<uint32_t>(plan_.tiles * kTileWords);
-    plan_.tile_above = context.allocate<uint32_t>(plan_.tiles);
-    plan_.tile_between = context.allocate<uint32_t>(plan_.tiles);
-    plan_.tile_slice = context.allocate<int64_t>(plan_.tiles);
+    allocate_bits(context, plan_);
     plan_.tile_certain = context.allocate<uint32_t>(plan_.tiles);
     plan_.tile_ties = context.allocate<uint32_t>(plan_.tiles);
-    plan_.certain_before = context.allocate<int64_t>(plan_.tiles + 1);
-    plan_.ties_before = context.allocate<int64_t>(plan_.tiles + 1);
     plan_.candidates = context.allocate<Key>(candidates);
     plan_.candidate_positions = context.allocate<uint16_t>(candidates);
-    chunks_ = std::max<int64_t>(1, (plan_.tiles + kScanChunk - 1) / kScanChunk);
-    chunk_sums_ = context.allocate<int64_t>(2 * chunks_);
   }
 
   const Plan<Key>& plan() const { return plan_; }
@@ -168,8 +185,7 @@ class Pipeline {
 
   void summarise(const Summary& summary) {
     launch(context_, count_kernel<Key>, tile_grid(context_, plan_), kThreads, plan_);
-    launch(context_, chunk_sums_kernel<Key>, grid_of(chunks_), kThreads, plan_, chunk_sums_);
-    launch(context_, scan_kernel<Key>, grid_of(chunks_), kThreads, plan_, chunk_sums_);
+    sum_tiles(context_, plan_);
     const int64_t most = std::max(plan_.segment_count, plan_.group_count);
     launch(context_, summary_kernel<Key>, grid_of((most + kThreads - 1) / kThreads), kThreads, plan_, summary);
   }
@@ -185,8 +201,6 @@ class Pipeline {
 
   const Context& context_;
   Plan<Key> plan_{};
-  int64_t chunks_ = 0;
-  int64_t* chunk_sums_ = nullptr;
 };
 
 // What the host reads back: two flags, then per group a threshold, then per segment a count, in one piece.

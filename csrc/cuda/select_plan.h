@@ -88,13 +88,17 @@ struct GroupState {
   int64_t ties;  // how many of the keys equal to the threshold are selected, smallest index first
 };
 
-template <typename Key>
-struct Plan {
+// The keys: segments, and how many tiles they have.
+struct KeyTable {
   const KeySegment* segments;
-  const Group* groups;
   int32_t segment_count;
-  int32_t group_count;
   int64_t tiles;
+};
+
+template <typename Key>
+struct Plan : KeyTable {
+  const Group* groups;
+  int32_t group_count;
   int64_t sample_total;
   int32_t finite_only;  // infinity is a bad key too
   int32_t preset;       // the brackets came from outside
@@ -119,28 +123,25 @@ struct Plan {
 
 static_assert(kTile <= 1 << 16, "candidate_positions are 16 bits wide");
 
-template <typename Key>
-__device__ inline int32_t segment_of_tile(const Plan<Key>& plan, int64_t tile) {
-  return item_of_tile(plan.segment_count, tile, [&](int32_t s) { return plan.segments[s].first_tile; });
+__device__ inline int32_t segment_of_tile(const KeyTable& keys, int64_t tile) {
+  return item_of_tile(keys.segment_count, tile, [&](int32_t s) { return keys.segments[s].first_tile; });
 }
 
-template <typename Key>
-__device__ inline int64_t first_tile_of(const Plan<Key>& plan, int32_t segment) {
-  return segment < plan.segment_count ? plan.segments[segment].first_tile : plan.tiles;
+__device__ inline int64_t first_tile_of(const KeyTable& keys, int32_t segment) {
+  return segment < keys.segment_count ? keys.segments[segment].first_tile : keys.tiles;
 }
 
 // Calls body(tile) for the tiles that this warp takes by turns.
-template <typename Key, typename Body>
-__device__ inline void for_each_tile(const Plan<Key>& plan, Body&& body) {
+template <typename Body>
+__device__ inline void for_each_tile(const KeyTable& keys, Body&& body) {
   const int64_t warps = int64_t{gridDim.x} * kWarpsPerBlock;
-  for (int64_t tile = int64_t{blockIdx.x} * kWarpsPerBlock + warp_in_block(); tile < plan.tiles; tile += warps) {
+  for (int64_t tile = int64_t{blockIdx.x} * kWarpsPerBlock + warp_in_block(); tile < keys.tiles; tile += warps) {
     body(tile);
   }
 }
 
-template <typename Key>
-unsigned tile_grid(const Context& context, const Plan<Key>& plan) {
-  return looping_grid(context, plan.tiles, kWarpsPerBlock);
+inline unsigned tile_grid(const Context& context, const KeyTable& keys) {
+  return looping_grid(context, keys.tiles, kWarpsPerBlock);
 }
 
 }  // namespace fgunlearn::cuda

@@ -73,24 +73,30 @@ struct Known {
   int bits;
 };
 
-// Counts the next digit of a key that agrees with what is known. For all lanes of a warp, which add the digit of their
-// first at once: a plateau would otherwise queue 32 lanes at one bin.
+// Adds one to the bin of each lane that `counts`. For all lanes of a warp, which add the bin of their first at once: a
+// plateau would otherwise queue 32 lanes at one bin.
+template <typename Count>
+__device__ inline void count_bin(bool counts, int bin, Count* bins) {
+  const uint32_t counting = __ballot_sync(kAllLanes, counts);
+  if (counting == 0) return;
+  const int leader = __ffs(static_cast<int>(counting)) - 1;
+  const bool with_leader = bin == __shfl_sync(kAllLanes, bin, leader);
+  const uint32_t together = __ballot_sync(kAllLanes, counts && with_leader);
+  if (lane_id() == leader) {
+    atomicAdd(&bins[bin], static_cast<Count>(__popc(together)));
+  } else if (counts && !with_leader) {
+    atomicAdd(&bins[bin], Count{1});
+  }
+}
+
+// Counts the next digit of a key that agrees with what is known. For all lanes of a warp.
 template <typename Key>
 __device__ inline void count_digit(const Known<Key>& known, bool present, Key key, uint32_t* bins) {
   const Key value = key - known.base;
   const int width = known.bits < kDigitBits ? known.bits : kDigitBits;
   const bool counts = present && (value >> known.bits) == (known.prefix >> known.bits);
   const int digit = static_cast<int>((value >> (known.bits - width)) & ((Key{1} << width) - 1));
-  const uint32_t counting = __ballot_sync(kAllLanes, counts);
-  if (counting == 0) return;
-  const int leader = __ffs(static_cast<int>(counting)) - 1;
-  const bool with_leader = digit == __shfl_sync(kAllLanes, digit, leader);
-  const uint32_t together = __ballot_sync(kAllLanes, counts && with_leader);
-  if (lane_id() == leader) {
-    atomicAdd(&bins[digit], static_cast<uint32_t>(__popc(together)));
-  } else if (counts && !with_leader) {
-    atomicAdd(&bins[digit], 1u);
-  }
+  count_bin(counts, digit, bins);
 }
 
 constexpr int kKeysInFlight = 8;  // that a thread asks for before it counts the first

@@ -198,6 +198,18 @@ __device__ inline int emit(const uint32_t* words, int first_word, int64_t elemen
   return total;
 }
 
+// Writes all `total` positions of a tile whose bits stand in `words`.
+__device__ inline void emit_tile(const uint32_t* words, int64_t total, int64_t element, const Output& output,
+                                 int64_t place, uint16_t* stage) {
+  if (total <= kStage) {
+    emit<kTileWords / kWarp>(words, 0, element, output, place, stage);
+  } else {
+    for (int word = 0; word < kTileWords; word += kWarp) {
+      place += emit<1>(words, word, element, output, place, stage);
+    }
+  }
+}
+
 // Sets the bits of the tile's selected candidates; `ties` of those that equal the threshold, in order of position.
 template <typename Key>
 __device__ inline void set_candidates(const Plan<Key>& plan, Key threshold, int64_t ties, int64_t tile,
@@ -262,13 +274,7 @@ __global__ void __launch_bounds__(kThreads, 4) write_kernel(Plan<Key> plan, cons
     int64_t place = before;
     if (output.in_group == 0) place -= sums.before(segment.first_tile);
     const int64_t element = (tile - segment.first_tile) * kTile - segment.lead;
-    if (total <= kStage) {
-      emit<kTileWords / kWarp>(words, 0, element, output, place, stage);
-    } else {
-      for (int word = 0; word < kTileWords; word += kWarp) {
-        place += emit<1>(words, word, element, output, place, stage);
-      }
-    }
+    emit_tile(words, total, element, output, place, stage);
   });
 }
 

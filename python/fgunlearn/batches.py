@@ -87,10 +87,7 @@ def count_batches(loader: Loader, argument: str) -> int:
         TypeError: not an iterable, or an iterator, which can be read only once.
         ValueError: no batch.
     """
-    if isinstance(loader, Iterator) or not (hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")):
-        raise TypeError(
-            f"{argument} must be an iterable that can be read again, like a list or a DataLoader, got {loader!r}"
-        )
+    check_read_again(loader, argument)
     count = len(loader) if isinstance(loader, Sized) else sum(1 for _ in loader)
     if count == 0:
         raise ValueError(f"{argument} is empty: it has no batch")
@@ -111,6 +108,18 @@ def one_pass(loader: Iterable[Any], argument: str) -> Iterator[tuple[int, Any]]:
             yield place, batch
     if nothing:
         raise ValueError(f"{argument} gave no {'batch' if place < 0 else 'sample'} when it was read again")
+
+
+def check_read_again(loader: Loader, argument: str) -> None:
+    """Refuses what can be read only once.
+
+    Raises:
+        TypeError: not an iterable, or an iterator.
+    """
+    if isinstance(loader, Iterator) or not (hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")):
+        raise TypeError(
+            f"{argument} must be an iterable that can be read again, like a list or a DataLoader, got {loader!r}"
+        )
 
 
 def x_and_y(batch: Any) -> tuple[Any, Tensor]:

@@ -15,12 +15,17 @@ SUPPORTED_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """Name to parameter, in ``named_parameters()`` order: the coordinates that selections index.
 
+    Of a module that FSDP2 shards, the sharded parameters (DTensors), also where a forward pass has gathered them.
+
     Raises:
         TypeError: ``model`` is not a module, or a parameter is complex, quantised, sparse or of an unsupported dtype.
         ValueError: nothing requires grad, or the parameters lie on several devices.
     """
+    from fgunlearn.distributed.layout import reshard  # which is above this module
+
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    reshard(model)  # after a forward pass FSDP2 leaves a root module's parameters gathered, as plain tensors
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not parameters:
         raise ValueError("model has no parameter that requires grad: nothing can be selected or updated")

@@ -10,6 +10,11 @@ from torch import Tensor, nn
 from fgunlearn import ops
 from fgunlearn.arguments import check_number, check_seed
 from fgunlearn.batches import Loader, LossFunction, cross_entropy, evaluation_mode
+from fgunlearn.distributed.agreement import agree
+from fgunlearn.distributed.layout import local_part
+from fgunlearn.distributed.perturbing import Pieces, rms_of
+from fgunlearn.distributed.scoring import nonfinite_counts
+from fgunlearn.distributed.sharded import ShardedSelection, placed_as
 from fgunlearn.initial import Initial, initial_distribution
 from fgunlearn.ops.perturb import GAUSSIAN_STREAM, RESET_STREAM
 from fgunlearn.parameters import first_difference, trainable
@@ -98,6 +103,11 @@ def perturb_(
 ) -> nn.Module:
     """Perturbs the selected coordinates of the model in place; every other bit stays what it was.
 
+    Of a model whose parameters are DTensors, every process perturbs its own part, to the same values as a single
+    process that has the whole model, however it is sharded (Ascent: as far as the gradients are the same); all of them
+    have to call this. ``relative=True`` is one all-reduce of one number per parameter, Ascent the backward passes', the
+    others communicate nothing.
+
     Args:
         model: the model the selection was made for.
         selection: which coordinates.
@@ -115,24 +125,31 @@ def perturb_(
             unchanged then.
     """
     parameters = matched_parameters(model, selection)
-    touched = {name: index for name, index in zip(parameters, selection.indices, strict=True) if index.numel() > 0}
-    tensors = [parameters[name].detach() for name in touched]
+    selection = placed_as(selection, parameters)
+    if isinstance(selection, ShardedSelection):
+        facts = {"perturbation": perturbation, "selection": selection.identity}
+        agree(selection.processes, lambda: facts)
+    chosen = zip(parameters, selection.indices, selection.counts, strict=True)
+    touched = {name: index for name, index, count in chosen if count > 0}
+    tensors = {name: parameters[name].detach() for name in touched}
     indices = list(touched.values())
     offsets = _offsets(parameters, touched)
+    none = [Initial("none")] * len(tensors)
     if isinstance(perturbation, Gaussian):
-        draws = [Initial("normal", 0.0, scale) for scale in _noise_scales(touched, tensors, perturbation)]
+        draws = [Initial("normal", 0.0, scale) for scale in _noise_scales(tensors, perturbation)]
         _apply(tensors, indices, draws, [1.0] * len(tensors), perturbation.seed, GAUSSIAN_STREAM, offsets)
     elif isinstance(perturbation, Reset):
         draws = [initial_distribution(model, name) for name in touched]
         _apply(tensors, indices, draws, [0.0] * len(tensors), perturbation.seed, RESET_STREAM, offsets)
     elif isinstance(perturbation, Shrink):
-        keep = [perturbation.factor if tensor.dim() > 1 else 1.0 for tensor in tensors]
-        _apply(tensors, indices, [Initial("none")] * len(tensors), keep, 0, RESET_STREAM, offsets)
+        keep = [perturbation.factor if tensor.dim() > 1 else 1.0 for tensor in tensors.values()]
+        _apply(tensors, indices, none, keep, 0, RESET_STREAM, offsets)
     elif isinstance(perturbation, Zero):
-        _apply(tensors, indices, [Initial("none")] * len(tensors), [0.0] * len(tensors), 0, RESET_STREAM, offsets)
+        _apply(tensors, indices, none, [0.0] * len(tensors), 0, RESET_STREAM, offsets)
     elif isinstance(perturbation, Ascent):
         gradients = _mean_gradients(model, parameters, loader, loss_fn)
-        ops.sparse_ascent_(tensors, [gradients[name] for name in touched], indices, perturbation.lr)
+        parts = [local_part(tensor) for tensor in tensors.values()]
+        ops.sparse_ascent_(parts, [gradients[name] for name in touched], indices, perturbation.lr)
     else:
         raise TypeError(f"perturbation must be a Gaussian, Reset, Shrink, Zero or Ascent, got {perturbation!r}")
     return model
@@ -169,18 +186,18 @@ def _offsets(parameters: dict[str, nn.Parameter], touched: dict[str, Tensor]) ->
     return offsets
 
 
-def _noise_scales(names: dict[str, Tensor], tensors: list[Tensor], gaussian: Gaussian) -> list[float]:
+def _noise_scales(tensors: dict[str, Tensor], gaussian: Gaussian) -> list[float]:
     if not gaussian.relative:
         return [gaussian.std] * len(tensors)
-    scales = [gaussian.std * rms for rms in ops.rms(tensors).tolist()]
-    for name, scale in zip(names, scales, strict=True):
+    scales = [gaussian.std * rms for rms in rms_of(tensors)]
+    for name, scale in zip(tensors, scales, strict=True):
         if not math.isfinite(scale):
             raise ValueError(f"parameter {name!r} holds NaN or infinity: noise relative to its rms is undefined")
     return scales
 
 
 def _apply(
-    tensors: list[Tensor],
+    tensors: dict[str, Tensor],
     indices: list[Tensor],
     draws: list[Initial],
     keep: list[float],
@@ -188,17 +205,20 @@ def _apply(
     stream: int,
     offsets: list[int],
 ) -> None:
+    held = Pieces(list(tensors.values()), indices)
+    pieces = held.pieces
     ops.sparse_perturb_(
-        tensors,
-        indices,
-        [d.draw for d in draws],
-        keep,
-        [d.shift for d in draws],
-        [d.scale for d in draws],
+        [piece.memory for piece in pieces],
+        [piece.index for piece in pieces],
+        [draws[piece.number].draw for piece in pieces],
+        [keep[piece.number] for piece in pieces],
+        [draws[piece.number].shift for piece in pieces],
+        [draws[piece.number].scale for piece in pieces],
         seed,
         stream,
-        offsets,
+        [offsets[piece.number] + piece.offset for piece in pieces],
     )
+    held.write_back()
 
 
 def _mean_gradients(
@@ -208,8 +228,7 @@ def _mean_gradients(
         raise ValueError("Ascent needs loader, the data to forget")
     with evaluation_mode(model):
         means = accumulate(model, parameters, loader, loss_fn or cross_entropy, "grad", "loader", False)
-    bad = ops.count_nonfinite(list(means.values())).tolist()
-    for (name, mean), count in zip(means.items(), bad, strict=True):
+    for (name, mean), count in zip(means.items(), nonfinite_counts(means, parameters), strict=True):
         if count:
             raise ValueError(f"the gradient of {name!r} has {count} NaN or infinite values: the model is unchanged")
         means[name] = mean.to(parameters[name].dtype)

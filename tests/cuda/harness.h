@@ -122,6 +122,29 @@ class IndexLists {
   std::vector<IndexList> lists_;
 };
 
+using Indices = std::vector<std::vector<int64_t>>;
+
+// Runs write(wide, pointers) on outputs of the given sizes and widens what it wrote.
+template <typename Selected, typename Engine>
+Indices indices_of(const Selected& selected, const Engine& engine, bool wide_by_turns) {
+  Memory memory;
+  std::vector<bool> wide;
+  std::vector<void*> out;
+  for (size_t t = 0; t < selected.counts().size(); ++t) {
+    wide.push_back(wide_by_turns && t % 2 == 1);
+    out.push_back(memory.allocate(selected.counts()[t] * (wide[t] ? 8 : 4)));
+  }
+  selected.write(engine, wide, out);
+  Indices indices;
+  for (size_t t = 0; t < out.size(); ++t) {
+    indices.emplace_back();
+    for (int64_t j = 0; j < selected.counts()[t]; ++j) {
+      indices[t].push_back(wide[t] ? static_cast<int64_t*>(out[t])[j] : static_cast<int32_t*>(out[t])[j]);
+    }
+  }
+  return indices;
+}
+
 // Runs body with blocks and threads in forward, reverse and shuffled order.
 template <typename Run>
 void in_every_order(Run&& run) {

@@ -16,7 +16,17 @@ import fgunlearn
 
 Script = Callable[[str], ModuleType]
 ROOT = Path(__file__).resolve().parent.parent.parent
-NEED_A_GPU = ("tests", "sanitizer-", "bench-select", "bench-score", "bench-perturb", "bench-update", "ncu")
+NEED_A_GPU = (
+    "tests",
+    "sanitizer-",
+    "bench-select",
+    "bench-bracket",
+    "bench-score",
+    "bench-perturb",
+    "bench-update",
+    "bench-streaming",
+    "ncu",
+)
 
 
 def check(out: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:

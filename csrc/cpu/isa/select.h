@@ -37,6 +37,7 @@ struct Keys32 {  // 16 keys
   }
   static uint32_t reduce_max(Vec v) { return _mm512_reduce_max_epu32(v); }
   static Vec zero() { return _mm512_setzero_si512(); }
+  static void store(uint32_t* keys, Vec v) { _mm512_storeu_si512(keys, v); }
 };
 
 struct Keys64 {  // 8 keys
@@ -51,6 +52,7 @@ struct Keys64 {  // 8 keys
   }
   static uint64_t reduce_max(Vec v) { return _mm512_reduce_max_epu64(v); }
   static Vec zero() { return _mm512_setzero_si512(); }
+  static void store(uint64_t* keys, Vec v) { _mm512_storeu_si512(keys, v); }
 };
 
 #elif defined(__AVX2__)
@@ -82,6 +84,7 @@ struct Keys32 {  // 8 keys
     return most;
   }
   static Vec zero() { return _mm256_setzero_si256(); }
+  static void store(uint32_t* keys, Vec v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(keys), v); }
 };
 
 struct Keys64 {  // 4 keys
@@ -104,6 +107,7 @@ struct Keys64 {  // 4 keys
     return most;
   }
   static Vec zero() { return _mm256_setzero_si256(); }
+  static void store(uint64_t* keys, Vec v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(keys), v); }
 };
 
 #endif

@@ -1,6 +1,7 @@
 // Compiled once per instruction set, with FGU_ISA naming the namespace.
 #include "cpu/isa/table.h"
 
+#include "cpu/isa/bracket.h"
 #include "cpu/isa/perturb.h"
 #include "cpu/isa/score.h"
 #include "cpu/isa/select.h"
@@ -16,6 +17,8 @@ const Isa table = {
     FGU_STRING(FGU_ISA),
     {classify<float, uint32_t>, nullptr, classify<f16_t, uint32_t>, classify<bf16_t, uint32_t>},
     {classify<float, uint64_t>, classify<double, uint64_t>, classify<f16_t, uint64_t>, classify<bf16_t, uint64_t>},
+    {histogram<float, uint32_t>, nullptr, histogram<f16_t, uint32_t>, histogram<bf16_t, uint32_t>},
+    {histogram<float, uint64_t>, histogram<double, uint64_t>, histogram<f16_t, uint64_t>, histogram<bf16_t, uint64_t>},
     random_words,
     {accumulate<float, float>, accumulate<double, double>, accumulate<float, f16_t>, accumulate<float, bf16_t>},
     {count_nonfinite<float>, count_nonfinite<double>, count_nonfinite<f16_t>, count_nonfinite<bf16_t>},

@@ -17,6 +17,8 @@ namespace fgunlearn::cpu {
 constexpr int64_t kWordBits = 64;
 constexpr int64_t kBlock = int64_t{1} << 16;  // elements of one work item: 256 KiB of f32, within L2
 
+constexpr int64_t kHistogramCopies = 4;  // of a histogram's counters, by position modulo 4
+
 struct Classified {
   int64_t above = 0;     // keys >= high
   int64_t between = 0;   // low <= key < high
@@ -38,6 +40,12 @@ struct Isa {
                                   uint64_t* between);
   Classify classify_key32[4];  // by DType; f64 has no 32-bit key: null
   Classify classify_key64[4];
+  // bracket: ++counts[i % kHistogramCopies][slot of x[i]] for the keys >= low; slots as KeyBins of core/bracket.h has
+  // them. By DType, as classify.
+  using Histogram = void (*)(const void* x, int64_t n, uint64_t low, int32_t shift, uint32_t bins,
+                             uint32_t* const* counts);
+  Histogram histogram_key32[4];
+  Histogram histogram_key64[4];
   // Random-k: 64 random words for each of `groups` groups from `first_group` on (philox_word of core/philox.h).
   void (*random_words)(uint64_t seed, uint32_t stream, int64_t first_group, int64_t groups, uint32_t* out);
 

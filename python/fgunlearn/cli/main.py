@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import signal
 import sys
 import threading
@@ -23,7 +24,7 @@ from fgunlearn.cli.tune import tune_command
 from fgunlearn.cli.unlearn import unlearn_command
 from fgunlearn.files import replacing
 
-BENCHMARKS = ("select", "score", "perturb", "update")
+BENCHMARKS = ("select", "bracket", "score", "perturb", "update", "streaming", "distributed")
 
 app = typer.Typer(
     add_completion=False,
@@ -137,11 +138,14 @@ def bench(
             help="Headers of CUB >= 3.2 for a peer of select on CUDA; looked for in the package nvidia-cuda-cccl.",
         ),
     ] = None,
+    params: Annotated[float | None, typer.Option(help="For streaming: parameters of the model, such as 1e8.")] = None,
 ) -> None:
     """Time a kernel and its peers side by side."""
     if name not in BENCHMARKS:
         raise ValueError(f"NAME must be one of {', '.join(BENCHMARKS)}, got {name!r}")
     _at_least(1, "--threads", threads)
+    if params is not None and (name != "streaming" or not 1 <= params < math.inf):
+        raise ValueError(f"--params is a number >= 1 for the benchmark streaming, got {params:g} for {name}")
     for option, path in (("--json", json), ("--profile", profile)):
         check_folder_of(path, option)
     if json is not None and profile is not None:
@@ -158,6 +162,7 @@ def bench(
         json=json,
         commit=commit,
         cub_include=cub_include,
+        params=params,
     )
     if profile is None:
         benchmark.run(report)

@@ -7,6 +7,7 @@ from fgunlearn import _library
 
 BUILD_INFO = _library.load()
 
+from fgunlearn.ops.bracket import bracket_histogram, bracket_split  # noqa: E402
 from fgunlearn.ops.gather import sparse_gather, sparse_scatter_  # noqa: E402
 from fgunlearn.ops.perturb import rms, sparse_ascent_, sparse_perturb_  # noqa: E402
 from fgunlearn.ops.score import count_nonfinite, score_accumulate_, score_accumulate_topk_  # noqa: E402
@@ -17,6 +18,8 @@ from fgunlearn.ops.update import sparse_adam_, sparse_sgd_  # noqa: E402
 
 __all__ = [
     "BUILD_INFO",
+    "bracket_histogram",
+    "bracket_split",
     "count_nonfinite",
     "randomk_select",
     "rms",

@@ -37,7 +37,7 @@ class BackwardSaving:
 
 def freeze(slots: Mapping[Tensor, Slot]) -> list[Tensor]:
     """Switches requires_grad off where nothing is selected; the tensors it was on for."""
-    untouched = [p for p, slot in slots.items() if slot.k == 0 and p.requires_grad]
+    untouched = [p for p, slot in slots.items() if slot.count == 0 and p.requires_grad]
     for p in untouched:
         p.requires_grad_(False)
         p.grad = None

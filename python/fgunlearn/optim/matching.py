@@ -11,13 +11,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fgunlearn.distributed.layout import Layout, is_dtensor, layout_of, local_part
+from fgunlearn.distributed.sharded import part_of
 from fgunlearn.parameters import check_tensors, first_difference, trainable
 from fgunlearn.selection.selection import Selection
 
 
 @dataclass
 class Slot:
-    """One parameter's selected coordinates, and what the parameter was like when they were chosen."""
+    """One parameter's selected coordinates, and what the parameter was like when they were chosen.
+
+    Of a DTensor the slot is about this process's part of it.
+
+    Attributes:
+        label: the parameter's name in errors.
+        index: flat indices into the part.
+        offset: the global index of the whole parameter's first element.
+        shape: of the whole parameter.
+        dtype: the parameter's.
+        device: the parameter's.
+        layout: where the part lies, of a DTensor; None for another parameter.
+        count: how many coordinates of the whole parameter are selected.
+    """
 
     label: str
     index: Tensor
@@ -25,12 +40,24 @@ class Slot:
     shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
+    layout: Layout | None = None
+    count: int = 0
     _coordinates: Tensor | None = field(default=None, repr=False)
 
     @property
     def k(self) -> int:
         """The number of selected coordinates."""
         return self.index.numel()
+
+    @property
+    def local_shape(self) -> tuple[int, ...]:
+        """The shape of the part."""
+        return self.shape if self.layout is None else self.layout.local_shape
+
+    @property
+    def first_index(self) -> int:
+        """The global index of the part's first element; the others' follow, where the part is one run of the whole."""
+        return self.offset + ((self.layout.offset or 0) if self.layout is not None else 0)
 
     @property
     def state_dtype(self) -> torch.dtype:
@@ -40,17 +67,21 @@ class Slot:
     def coordinates(self) -> Tensor:
         """The selected coordinates as a sparse COO tensor holds them: int64 of shape (dimensions, k), made once."""
         if self._coordinates is None:
-            self._coordinates = torch.stack(torch.unravel_index(self.index.long(), self.shape))
+            self._coordinates = torch.stack(torch.unravel_index(self.index.long(), self.local_shape))
         return self._coordinates
 
     def check(self, p: Tensor) -> None:
         """Refuses a parameter that is no longer what it was.
 
         Raises:
-            ValueError: its shape, dtype or device changed, or it is expanded.
+            ValueError: its shape, dtype, device or sharding changed, or it is expanded.
         """
+        if (self.layout is not None) != is_dtensor(p) or (self.layout is not None and layout_of(p) != self.layout):
+            raise ValueError(
+                f"parameter {self.label} is sharded in another way than when its optimizer was wrapped: wrap a new one"
+            )
         if tuple(p.shape) == self.shape and p.dtype == self.dtype and p.device == self.device:
-            _check_memory(p, self.label)
+            _check_memory(local_part(p), self.label)
             return
         raise ValueError(
             f"parameter {self.label} was {_described(self.shape, self.dtype, self.device)} when its optimizer was "
@@ -141,14 +172,14 @@ def _by_name(named: Iterable[tuple[str, Tensor]], selection: Selection) -> dict[
     given = {name: p for name, p in named if p.requires_grad}
     slots: dict[Tensor, Slot] = {}
     offset = 0
-    for name, shape, index in zip(selection.names, selection.shapes, selection.indices, strict=True):
+    for position, (name, shape) in enumerate(zip(selection.names, selection.shapes, strict=True)):
         p = given.pop(name, None)
         if p is not None:
             if tuple(p.shape) != shape:
                 raise ValueError(
                     f"parameter {name!r} of the optimizer has shape {tuple(p.shape)}, and {shape} in the selection"
                 )
-            slots[p] = _slot(repr(name), p, index, offset)
+            slots[p] = _slot(repr(name), p, selection, position, offset)
         offset += _numel(shape)
     if given:
         raise ValueError(f"the optimizer's parameter {next(iter(given))!r} is not in the selection")
@@ -158,14 +189,16 @@ def _by_name(named: Iterable[tuple[str, Tensor]], selection: Selection) -> dict[
 def _filled(labelled: Iterable[tuple[str, Tensor]], selection: Selection) -> dict[Tensor, Slot]:
     offsets = itertools.accumulate(map(_numel, selection.shapes), initial=0)
     return {
-        p: _slot(label, p, index, offset)
-        for (label, p), index, offset in zip(labelled, selection.indices, offsets, strict=False)
+        p: _slot(label, p, selection, position, offset)
+        for position, ((label, p), offset) in enumerate(zip(labelled, offsets, strict=False))
     }
 
 
-def _slot(label: str, p: Tensor, index: Tensor, offset: int) -> Slot:
-    _check_memory(p, label)
-    return Slot(label, index.to(p.device), offset, tuple(p.shape), p.dtype, p.device)
+def _slot(label: str, p: Tensor, selection: Selection, position: int, offset: int) -> Slot:
+    index = part_of(selection, position, p, f"parameter {label}").to(p.device)
+    _check_memory(local_part(p), label)
+    layout = layout_of(p) if is_dtensor(p) else None
+    return Slot(label, index, offset, tuple(p.shape), p.dtype, p.device, layout, selection.counts[position])
 
 
 def _numel(shape: Sequence[int]) -> int:
@@ -173,9 +206,34 @@ def _numel(shape: Sequence[int]) -> int:
 
 
 def fingerprint(slots: Iterable[Slot]) -> str:
-    """SHA-256 of the tensors' shapes and selected indices, in hex: tells two selections of one size apart."""
+    """SHA-256 of the tensors' shapes and selected indices, in hex: tells two selections of one size apart.
+
+    Of sharded parameters also where the parts lie, so that no rank takes another's state for its own.
+    """
     digest = hashlib.sha256()
     for slot in slots:
-        digest.update(repr((slot.shape, slot.k)).encode())
+        spans = () if slot.layout is None else slot.layout.spans
+        digest.update(repr((slot.shape, slot.k, *spans)).encode())
         digest.update(slot.index.cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def refuse_for_shards(slots: Iterable[Slot], freeze_untouched: bool, stochastic_rounding: bool) -> None:
+    """Refuses what can't be done with sharded parameters.
+
+    Raises:
+        ValueError: the option and the parameter are named.
+    """
+    for slot in slots:
+        if slot.layout is None:
+            continue
+        if freeze_untouched:
+            raise ValueError(
+                f"freeze_untouched=True needs whole parameters, and {slot.label} is a DTensor: FSDP2 doesn't notice "
+                "that a parameter is frozen after fully_shard()"
+            )
+        if stochastic_rounding and slot.layout.offset is None:
+            raise ValueError(
+                f"stochastic_rounding=True draws by global index, and of parameter {slot.label}, placed "
+                f"{slot.layout.placements}, this process holds several runs: shard it along its first dimension"
+            )

@@ -28,7 +28,7 @@ class GroupStep:
     """One launch: the parameters of one group that have a gradient, all dense or all of selected values alone.
 
     ``options`` are the group's hyper-parameters, checked; ``owners`` the parameters themselves, ``params`` the same
-    detached.
+    detached (of DTensors, this process's parts).
     """
 
     group: dict[str, Any]
@@ -55,7 +55,7 @@ class GroupStep:
             "found_inf": self.scaling.found_inf,
             "gathered": self.gathered,
             "rounding_seed": self.rounding_seed,
-            "offsets": [slot.offset for slot in self.slots] if self.rounding_seed is not None else [],
+            "offsets": [slot.first_index for slot in self.slots] if self.rounding_seed is not None else [],
         }
 
     def state(self, key: str) -> list[Tensor]:

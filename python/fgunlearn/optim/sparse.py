@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from fgunlearn.arguments import check_seed
+from fgunlearn.distributed.layout import local_part
 from fgunlearn.optim import freezing
 from fgunlearn.optim.freezing import BackwardSaving
 from fgunlearn.optim.gradients import hook_gradients, selected_gradient
-from fgunlearn.optim.matching import Slot, fingerprint, slots_of
+from fgunlearn.optim.matching import Slot, fingerprint, refuse_for_shards, slots_of
 from fgunlearn.optim.rules import GroupStep, Scaling, rule_of
 from fgunlearn.optim.states import check_saved_groups, matched_groups, selected_state, step_device, update_groups
 from fgunlearn.selection.selection import Selection
@@ -49,9 +50,14 @@ class SparseOptimizer(torch.optim.Optimizer):
     ``p.grad`` is left scaled). The scaler looks at whole gradients: an infinite one off the selection skips the step,
     except with ``free_grads``, where there is none.
 
+    Of sharded parameters (DTensors, as FSDP2 makes them) every process steps its own part, with state for the selected
+    coordinates that are there, and communicates nothing. ``free_grads`` leaves DTensors as gradients that hold the
+    selected values alone. ``state_dict()`` is this process's and fits the same sharding;
+    :class:`fgunlearn.distributed.checkpoint.OptimizerState` goes through ``torch.distributed.checkpoint`` and fits any.
+
     Args:
         optimizer: a ``torch.optim.SGD``, ``Adam`` or ``AdamW``.
-        selection: which coordinates.
+        selection: which coordinates; of whole parameters, or sharded as they are.
         model: the model the selection was made for: parameters are matched by name, and the optimizer's groups may hold
             them in any order (by weight decay, say) and leave some out. Without it they are matched by name where the
             optimizer was made from ``named_parameters()`` and the selection from a model, else by position and shape
@@ -64,9 +70,10 @@ class SparseOptimizer(torch.optim.Optimizer):
         freeze_untouched: switch ``requires_grad`` off for tensors without a selected coordinate, so that the backward
             pass skips their gradients, until :meth:`close` or the end of a ``with`` block or of the optimizer's life;
             see :meth:`backward_saving`. Nothing is frozen where nothing at all is selected: a loss without a graph has
-            no backward.
+            no backward. Not with sharded parameters.
         stochastic_rounding: round bfloat16 parameters up or down at random, without bias, so that updates smaller than
-            half a unit in the last place are not lost. A function of (seed, step, global index) alone.
+            half a unit in the last place are not lost. A function of (seed, step, global index) alone. Not with
+            DTensors whose parts are several runs of the whole, such as columns of a matrix.
         seed: of that; any 64-bit integer, signed.
 
     Raises:
@@ -92,6 +99,7 @@ class SparseOptimizer(torch.optim.Optimizer):
         check_seed(seed)
         self._rule = rule_of(optimizer)
         self._slots = slots_of(optimizer.param_groups, selection, model)
+        refuse_for_shards(self._slots.values(), freeze_untouched, stochastic_rounding)
         self.selection = selection
         self.free_grads = free_grads
         self.freeze_untouched = freeze_untouched
@@ -185,6 +193,7 @@ class SparseOptimizer(torch.optim.Optimizer):
             if all(name is not None for name, _ in named):
                 group["param_names"] = [name for name, _ in named]
             added = slots_of([group], selection)
+            refuse_for_shards(added.values(), self.freeze_untouched, self.stochastic_rounding)
             beyond = max((slot.offset + torch.Size(slot.shape).numel() for slot in self._slots.values()), default=0)
             for slot in added.values():
                 slot.offset += beyond
@@ -247,7 +256,7 @@ class SparseOptimizer(torch.optim.Optimizer):
             found = selected_gradient(p, slot)
             if found is not None:
                 step = of_kind[found[1]]
-                step.params.append(p.detach())
+                step.params.append(local_part(p))
                 step.grads.append(found[0])
                 step.slots.append(slot)
                 step.owners.append(p)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fgunlearn import ops
+from fgunlearn.distributed.layout import is_dtensor, layout_of, local_part
 from fgunlearn.optim.checks import check_count
 from fgunlearn.optim.matching import Slot
 from fgunlearn.optim.rules import RULES, Rule
@@ -36,9 +37,15 @@ def selected_state(
         if not isinstance(value, Tensor) or not value.is_floating_point():
             got = str(value.dtype)[6:] if isinstance(value, Tensor) else repr(value)
             raise ValueError(f"{key} of parameter {label} must be a floating-point tensor, got {got}")
-        value = value.detach().to(slot.device)
-        if value.layout == torch.strided and tuple(value.shape) == slot.shape:
-            value = ops.sparse_gather([value], [slot.index])[0]
+        index = slot.index
+        if slot.layout is not None and not is_dtensor(value):
+            index = slot.layout.to_global(index)
+        elif slot.layout is not None and layout_of(value, f"{key} of parameter {label}") != slot.layout:
+            raise ValueError(f"{key} of parameter {label} is sharded in another way than the parameter")
+        dense = value.layout == torch.strided and tuple(value.shape) == slot.shape
+        value = local_part(value).to(slot.device)
+        if dense:
+            value = ops.sparse_gather([value], [index])[0]
         elif value.layout != torch.strided or tuple(value.shape) != (slot.k,):
             raise ValueError(
                 f"{key} of parameter {label} has shape {tuple(value.shape)}, neither the {slot.k} values of this "

@@ -13,6 +13,7 @@ from fgunlearn import ops
 from fgunlearn.ops.philox import philox_word_ref
 from fgunlearn.ops.select import index_dtype
 from fgunlearn.seeding import derived_seed
+from fgunlearn.selection.ascending import merged
 from fgunlearn.selection.channels import Cells, Channels
 
 Pool = Literal["sum", "mean"]
@@ -81,19 +82,8 @@ def choose_channels(
             taken = ops.randomk_select([index.numel() for index in border], rest, own, device=device)
         for t, (index, at) in enumerate(zip(border, taken, strict=True)):
             if at.numel():
-                indices[t] = _merged(indices[t], index[at.long()])
+                indices[t] = merged(indices[t], index[at.long()])
     return indices
-
-
-def _merged(one: Tensor, other: Tensor) -> Tensor:
-    """Two ascending tensors without a common value as one, without a sort."""
-    both = torch.empty(len(one) + len(other), dtype=one.dtype, device=one.device)
-    places = torch.searchsorted(one, other) + torch.arange(len(other), device=one.device)
-    is_one = torch.ones(len(both), dtype=torch.bool, device=one.device)
-    is_one[places] = False
-    both[places] = other
-    both[is_one] = one
-    return both
 
 
 def _by_score(keys: Sequence[Tensor], channels: Channels, pool: Pool, labels: Sequence[str]) -> Tensor:

@@ -27,14 +27,14 @@ from fgunlearn.selection.strategies import ScoreKind
 FISHER_RATIO_DAMPING = 1e-3
 """eps of ``fisher_ratio``, in units of the mean of F_r: keeps coordinates that nothing depends on from the top."""
 
-# What one batch adds to the running score, per kind.
-_ACCUMULATED = {
+ACCUMULATED = {
     "grad": "grad",
     "saliency": "grad",
     "abs_grad": "abs_grad",
     "fisher": "fisher",
     "fisher_ratio": "fisher",
 }
+"""What one batch adds to the running score, by kind."""
 
 
 def score(
@@ -62,6 +62,9 @@ def score(
     touched. Memory: one float32 (float64 for float64 parameters) per coordinate, two for
     ``fisher_ratio``, besides autograd's gradients.
 
+    Of sharded parameters (DTensors) the scores are DTensors, of the loaders of all processes together, as
+    :func:`fgunlearn.select` says; all of them have to call this.
+
     Args:
         model: parameters that require grad are scored.
         loader: any iterable of batches; read once.
@@ -71,7 +74,7 @@ def score(
         progress: show a progress bar on a terminal.
 
     Returns:
-        Parameter name to a contiguous tensor of its shape on its device, all values >= 0.
+        Parameter name to a contiguous tensor of its shape on its device (a DTensor for a DTensor), all values >= 0.
 
     Raises:
         ValueError: an unknown kind; an empty loader; no ``retain_loader`` for ``fisher_ratio``; a loss that is not a
@@ -80,18 +83,25 @@ def score(
     """
     if kind not in get_args(ScoreKind):
         raise ValueError(f"kind must be one of {', '.join(map(repr, get_args(ScoreKind)))}, got {kind!r}")
-    if kind == "fisher_ratio" and retain_loader is None:
-        raise ValueError("kind='fisher_ratio' needs retain_loader, the data to keep")
+    check_retain_loader(kind, retain_loader)
+    # Above this module:
+    from fgunlearn.distributed.layout import distributed_as
+    from fgunlearn.distributed.processes import processes_of
+    from fgunlearn.distributed.scoring import scores_over
+
     parameters = trainable(model)
     loss_fn = cross_entropy if loss_fn is None else loss_fn
+    processes = processes_of({f"parameter {name!r}": p for name, p in parameters.items()})
+    if processes is not None:
+        parts = scores_over(model, parameters, loader, loss_fn, kind, retain_loader, progress, processes)
+        return {name: distributed_as(parameters[name], part) for name, part in parts.items()}
     with evaluation_mode(model):
-        scores = accumulate(model, parameters, loader, loss_fn, _ACCUMULATED[kind], "loader", progress)
+        scores = accumulate(model, parameters, loader, loss_fn, ACCUMULATED[kind], "loader", progress)
         if kind == "fisher_ratio":
             assert retain_loader is not None
             retain = accumulate(model, parameters, retain_loader, loss_fn, "fisher", "retain_loader", progress)
             n = sum(t.numel() for t in retain.values())
-            eps = FISHER_RATIO_DAMPING * sum(float(t.sum(dtype=torch.float64)) for t in retain.values()) / max(n, 1)
-            eps = max(eps, float(torch.finfo(torch.float32).tiny))
+            eps = damping([float(t.sum(dtype=torch.float64)) for t in retain.values()], n)
             for name, kept in retain.items():
                 scores[name].div_(kept.add_(eps))
     with torch.no_grad():
@@ -102,6 +112,21 @@ def score(
                 accumulated.abs_()
     refuse_nonfinite(scores)
     return scores
+
+
+def check_retain_loader(kind: ScoreKind, retain_loader: Loader | None) -> None:
+    """Refuses "fisher_ratio" without data to keep.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if kind == "fisher_ratio" and retain_loader is None:
+        raise ValueError("kind='fisher_ratio' needs retain_loader, the data to keep")
+
+
+def damping(totals: Sequence[float], n: int) -> float:
+    """eps of ``fisher_ratio``, from the sum of F_r over each parameter and the number of coordinates."""
+    return max(FISHER_RATIO_DAMPING * sum(totals) / max(n, 1), float(torch.finfo(torch.float32).tiny))
 
 
 def accumulate(
@@ -129,7 +154,17 @@ def accumulate_sums(
     argument: str,
     progress: bool,
 ) -> tuple[dict[str, Tensor], int]:
-    """What :func:`accumulate` divides: sums weighted by the batches' sizes, and the number of samples."""
+    """What :func:`accumulate` divides: sums weighted by the batches' sizes, and the number of samples.
+
+    Of DTensors this process's parts of the sums over all processes.
+    """
+    from fgunlearn.distributed.processes import processes_of
+    from fgunlearn.distributed.scoring import sums_over
+
+    processes = processes_of(parameters)
+    if processes is not None:
+        found = sums_over(model, parameters, loader, loss_fn, kind, argument, progress, processes)
+        return found.values, found.seen
     sums = _zeros(parameters)
     seen = 0
     for size, gradients, _ in _gradients(model, parameters, loader, loss_fn, kind, argument, progress):
@@ -248,7 +283,7 @@ def refuse_nonfinite(scores: dict[str, Tensor]) -> None:
     counts = ops.count_nonfinite(list(scores.values()))
     for name, count in zip(scores, counts.tolist(), strict=True):
         if count:
-            raise _nonfinite(name, scores[name], count)
+            raise nonfinite(name, scores[name].numel(), count)
 
 
 def _explain_nonfinite(error: RuntimeError, sums: dict[str, Tensor]) -> None:
@@ -256,11 +291,12 @@ def _explain_nonfinite(error: RuntimeError, sums: dict[str, Tensor]) -> None:
     found = re.search(r"score\[(\d+)\] holds (\d+) NaN or infinite", str(error))
     if found is not None:
         name = list(sums)[int(found[1])]
-        raise _nonfinite(name, sums[name], int(found[2])) from None
+        raise nonfinite(name, sums[name].numel(), int(found[2])) from None
 
 
-def _nonfinite(name: str, of: Tensor, count: int) -> ValueError:
+def nonfinite(name: str, numel: int, count: int) -> ValueError:
+    """What a parameter's NaN and infinite scores are refused with."""
     return ValueError(
-        f"the score of {name!r} has {count} NaN or infinite values of {of.numel()}: "
+        f"the score of {name!r} has {count} NaN or infinite values of {numel}: "
         "the loss or its gradient overflowed on this data"
     )

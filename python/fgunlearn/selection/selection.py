@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from fgunlearn.files import replacing
 from fgunlearn.ops.select import index_dtype
+from fgunlearn.parameters import first_difference, trainable
 
 _FORMAT = "fgunlearn.selection"
 _FORMAT_VERSION = 1
@@ -111,9 +112,14 @@ class Selection:
         return self._seed
 
     @property
+    def counts(self) -> tuple[int, ...]:
+        """Per tensor the number of selected coordinates."""
+        return tuple(index.numel() for index in self._indices)
+
+    @property
     def k(self) -> int:
         """The number of selected coordinates."""
-        return sum(index.numel() for index in self._indices)
+        return sum(self.counts)
 
     @property
     def numel(self) -> int:
@@ -145,24 +151,54 @@ class Selection:
     def density(self) -> dict[str, float]:
         """Share of each tensor that is selected, by name (by position for a list without names); 0 if it is empty."""
         return {
-            self._names[t] if self._names is not None else str(t): index.numel() / _numel(shape)
-            if _numel(shape)
-            else 0.0
-            for t, (index, shape) in enumerate(zip(self._indices, self._shapes, strict=True))
+            self._names[t] if self._names is not None else str(t): count / _numel(shape) if _numel(shape) else 0.0
+            for t, (count, shape) in enumerate(zip(self.counts, self._shapes, strict=True))
         }
 
     def to(self, device: torch.device | str) -> Selection:
         """The same selection with its indices on ``device``."""
         return self._with([index.to(device) for index in self._indices], self._threshold, self._seed)
 
+    def with_threshold(self, threshold: float | None) -> Selection:
+        """The same selection with another threshold."""
+        return self._with(self._indices, threshold, self._seed)
+
     def _with(self, indices: Sequence[Tensor], threshold: float | None, seed: int | None) -> Selection:
         return Selection.of_kernel(self._shapes, indices, names=self._names, threshold=threshold, seed=seed)
+
+    def full(self) -> Selection:
+        """Itself: a selection sharded over processes returns that of whole tensors here."""
+        return self
+
+    def shard(self, model: nn.Module) -> Selection:
+        """This process's part of the selection, where the model's parameters are DTensors; else the selection itself.
+
+        Nothing is communicated: every process has to have the same selection. What takes a model and a selection
+        (:func:`fgunlearn.perturb_`, :class:`fgunlearn.SparseOptimizer`) does this by itself.
+
+        Returns:
+            A :class:`fgunlearn.distributed.ShardedSelection`, on this selection's device.
+
+        Raises:
+            TypeError: a parameter with a placement other than Shard or Replicate.
+            ValueError: the selection was made for another model.
+        """
+        from fgunlearn.distributed.sharded import placed_as
+
+        parameters = trainable(model)
+        difference = first_difference(self._names, self._shapes, parameters)
+        if difference is not None:
+            raise ValueError(f"the selection was made for another model: {difference}")
+        return placed_as(self, parameters)
+
+    def _refuse_different(self, other: Selection) -> None:
+        if self._shapes != other._shapes or self._names != other._names:
+            raise ValueError("the two selections are made for different tensors: their names or shapes differ")
 
     def _combine(self, other: object, operation: Callable[[Tensor, Tensor], Tensor]) -> Any:
         if not isinstance(other, Selection):
             return NotImplemented
-        if self._shapes != other._shapes or self._names != other._names:
-            raise ValueError("the two selections are made for different tensors: their names or shapes differ")
+        self._refuse_different(other)
         pairs = zip(self._indices, other._indices, strict=True)
         return self._with([operation(a, b.to(a.device)) for a, b in pairs], None, None)
 

@@ -297,12 +297,16 @@ class RandomTopK:
 Strategy = TopK | RandomK | RandomTopK
 
 
-def _named(tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+def _listed(tensors: Sequence[Tensor]) -> dict[str, Tensor]:
     if isinstance(tensors, Tensor) or not isinstance(tensors, Sequence):
         raise TypeError(f"tensors must be a list of tensors, got {type(tensors).__name__}")
-    named = {str(t): tensor for t, tensor in enumerate(tensors)}
-    check_tensors(named, "tensor")
-    return named
+    return {str(t): tensor for t, tensor in enumerate(tensors)}
+
+
+def _processes(named: Mapping[str, Tensor], group: Any) -> Any:
+    from fgunlearn.distributed.processes import processes_of  # which is above this module
+
+    return processes_of({f"tensor {name!r}": tensor for name, tensor in named.items()}, group)
 
 
 def topk(
@@ -312,6 +316,7 @@ def topk(
     ratio: float | None = None,
     scope: Scope = "global",
     pool: Pool = "sum",
+    group: Any = None,
 ) -> Selection:
     """The k coordinates with the largest absolute value over a list of tensors.
 
@@ -325,14 +330,33 @@ def topk(
         scope: "global" ranks all tensors together; "tensor" takes the same share of each; "channel" ranks and takes
             whole rows of the tensors' first dimensions, see :class:`TopK`.
         pool: what scope "channel" ranks rows by: the "sum" of their absolute values or the "mean".
+        group: a ``torch.distributed`` process group, all of which call this: tensor t is then the concatenation along
+            dimension 0 of what its ranks have as tensor t, which may differ in length there or be empty. DTensors are
+            ranked over their whole mesh with or without it. Counts are sent, below 200 KB (1 MiB for scope "tensor",
+            with up to about a thousand tensors), and no values; scope "channel" is refused.
+
+    Returns:
+        The selection; over several processes a :class:`fgunlearn.distributed.ShardedSelection` of this one's part.
 
     Raises:
-        TypeError, ValueError: what is wrong with which argument or tensor; a NaN is refused with tensor and count.
+        TypeError, ValueError: what is wrong with which argument or tensor; a NaN is refused with tensor and count. Over
+            several processes on all of them, with the ranks that differ.
     """
-    _check_size(k, ratio)
-    check_choice(scope, get_args(Scope), "scope")
-    _check_pool(pool, scope)
-    named = _named(tensors)
+
+    named = _listed(tensors)
+
+    def check() -> None:
+        _check_size(k, ratio)
+        check_choice(scope, get_args(Scope), "scope")
+        _check_pool(pool, scope)
+        check_tensors(named, "tensor")
+
+    processes = _processes(named, group)
+    if processes is not None:
+        from fgunlearn.distributed.selecting import topk_over  # which is above this module
+
+        return topk_over(named, k, ratio, scope, check, processes)
+    check()
     count = resolve_k(sum(t.numel() for t in tensors), k, ratio)
     labels = [f"tensor number {t}" for t in named]
     with torch.no_grad():
@@ -350,6 +374,7 @@ def randomk(
     ratio: float | None = None,
     seed: int = 0,
     scope: Scope = "global",
+    group: Any = None,
 ) -> Selection:
     """A uniform k-subset of the coordinates of a list of tensors, whose values are not read.
 
@@ -360,14 +385,29 @@ def randomk(
         seed: any 64-bit integer; with the shapes it determines the answer on any machine.
         scope: "global" draws from all tensors together; "tensor" draws the same share from each; "channel" draws whole
             rows of the tensors' first dimensions, see :class:`RandomK`.
+        group: as for :func:`topk`: the subset is the one that a single process draws of the whole tensors.
+
+    Returns:
+        The selection; over several processes a :class:`fgunlearn.distributed.ShardedSelection` of this one's part.
 
     Raises:
-        TypeError, ValueError: what is wrong with which argument or tensor.
+        TypeError, ValueError: what is wrong with which argument or tensor; over several processes on all of them.
     """
-    _check_size(k, ratio)
-    check_seed(seed)
-    check_choice(scope, get_args(Scope), "scope")
-    named = _named(tensors)
+
+    named = _listed(tensors)
+
+    def check() -> None:
+        _check_size(k, ratio)
+        check_seed(seed)
+        check_choice(scope, get_args(Scope), "scope")
+        check_tensors(named, "tensor")
+
+    processes = _processes(named, group)
+    if processes is not None:
+        from fgunlearn.distributed.selecting import randomk_over  # which is above this module
+
+        return randomk_over(named, k, ratio, seed, scope, check, processes)
+    check()
     numels = [t.numel() for t in tensors]
     count = resolve_k(sum(numels), k, ratio)
     if scope == "channel":

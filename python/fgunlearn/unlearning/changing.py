@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from fgunlearn import ops
 from fgunlearn.batches import wait_for
+from fgunlearn.distributed.layout import layout_of, local_part, reshard
+from fgunlearn.distributed.processes import processes_of
+from fgunlearn.distributed.sharded import placed_as
 from fgunlearn.parameters import trainable
 from fgunlearn.selection.selection import Selection
 from fgunlearn.unlearning.result import Result
@@ -59,9 +62,13 @@ class Snapshot:
     """What may change, as it was: the selected coordinates (or without a selection all), and the buffers."""
 
     def __init__(self, model: nn.Module, selection: Selection | None) -> None:
+        self._model = model
         self._parameters = trainable(model)
         self._selection = selection
-        tensors = [p.detach() for p in self._parameters.values()]
+        if selection is not None:
+            selection = placed_as(selection, self._parameters)
+            self._selection = selection
+        tensors = [local_part(p) for p in self._parameters.values()]
         if selection is None:
             self._was = [t.clone() for t in tensors]
         else:
@@ -85,7 +92,8 @@ class Snapshot:
 
     @torch.no_grad()
     def _restore(self) -> None:
-        tensors = [p.detach() for p in self._parameters.values()]
+        reshard(self._model)  # or a forward pass would go on with what FSDP2 gathered before
+        tensors = [local_part(p) for p in self._parameters.values()]
         if self._selection is None:
             for tensor, was in zip(tensors, self._was, strict=True):
                 tensor.copy_(was)
@@ -102,11 +110,20 @@ class Snapshot:
             parameter.grad = None
 
     def changed_counts(self) -> dict[str, int]:
-        """Per parameter the number of values that differ from before."""
-        now: list[Tensor] = [p.detach() for p in self._parameters.values()]
+        """Per parameter the number of values that differ from before, of all processes if it is a DTensor."""
+        now: list[Tensor] = [local_part(p) for p in self._parameters.values()]
         if self._selection is not None:
             now = ops.sparse_gather(now, self._selection.indices)
-        return {name: int((a != b).sum()) for name, a, b in zip(self._parameters, now, self._was, strict=True)}
+        counts = torch.tensor(
+            [
+                int((a != b).sum()) if layout_of(p).first else 0
+                for p, a, b in zip(self._parameters.values(), now, self._was, strict=True)
+            ]
+        )
+        processes = processes_of(self._parameters)
+        return dict(
+            zip(self._parameters, (counts if processes is None else processes.sum(counts)).tolist(), strict=True)
+        )
 
     def changed_buffers(self) -> list[str]:
         """The buffers that differ from before."""

@@ -19,6 +19,7 @@ from fgunlearn.batches import (
     known_size,
     one_pass,
 )
+from fgunlearn.distributed.processes import Processes, processes_of
 from fgunlearn.optim import SparseOptimizer
 from fgunlearn.parameters import trainable
 from fgunlearn.progress import bar
@@ -39,6 +40,7 @@ def repair_(
 ) -> Record:
     """Runs the repair on the model in place, in train mode; the caller restores modes."""
     parameters = trainable(model)
+    processes = processes_of(parameters)
     sgd = torch.optim.SGD(
         parameters.values(),
         lr=repair.lr,
@@ -70,22 +72,25 @@ def repair_(
             else:
                 kept = loss = checked_loss((loss_fn or cross_entropy)(model, batch))
                 gone, samples = None, known_size(batch) or 0
-            if not math.isfinite(float(loss.detach())):
+            losses = _means_over(
+                processes, [float(part.detach()) for part in (loss, kept, kept if gone is None else gone)]
+            )
+            if not math.isfinite(losses[0]):
                 advice = f"lower lr ({repair.lr}) or weight ({repair.weight})"
                 if step == 0:
                     advice = "no update came before: look at the perturbation, the model, the data and the loss"
-                raise DivergedError(f"the repair diverged: the loss is {float(loss.detach())} at step {step}; {advice}")
+                raise DivergedError(f"the repair diverged: the loss is {losses[0]} at step {step}; {advice}")
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
 
             record.steps += 1
             record.samples += samples
-            retain_loss += float(kept.detach())
+            retain_loss += losses[1]
             if gone is not None:
                 record.forget_steps += 1
                 forgetting_in_epoch += 1
-                forget_loss += float(gone.detach())
+                forget_loss += losses[2]
                 assert forget is not None
                 record.stopped_forgetting = forget.is_over(model, record.forget_steps)
             display.advance(task)
@@ -106,6 +111,13 @@ def repair_(
                     break
     check_finite(parameters, f"lower lr ({repair.lr}) or weight ({repair.weight})")
     return record
+
+
+def _means_over(processes: Processes | None, values: list[float]) -> list[float]:
+    """The values' means over processes: what one of them decides by, all do."""
+    if processes is None:
+        return values
+    return (processes.sum(torch.tensor(values, dtype=torch.float64)) / processes.size).tolist()
 
 
 def _cycle(loader: Loader, steps: int) -> Iterator[Any]:

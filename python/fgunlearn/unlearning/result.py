@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fgunlearn import ops
+from fgunlearn.distributed.layout import local_part
+from fgunlearn.distributed.scoring import nonfinite_counts
 from fgunlearn.selection.selection import Selection
 
 
@@ -22,7 +23,7 @@ def check_finite(parameters: Mapping[str, Tensor], advice: str) -> None:
     Raises:
         DivergedError: one has; the first is named.
     """
-    counts = ops.count_nonfinite([p.detach() for p in parameters.values()]).tolist()
+    counts = nonfinite_counts({name: local_part(p) for name, p in parameters.items()}, parameters)
     for name, count in zip(parameters, counts, strict=True):
         if count:
             raise DivergedError(f"it diverged: {name!r} has {count} NaN or infinite values; {advice}")

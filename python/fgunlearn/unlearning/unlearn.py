@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 from torch import nn
 
 from fgunlearn.batches import Loader, LossFunction, count_batches, without_samples
+from fgunlearn.distributed.agreement import agree
+from fgunlearn.distributed.processes import processes_of
 from fgunlearn.parameters import trainable
 from fgunlearn.perturb import Ascent, Gaussian, Perturbation, Reset, Shrink, Zero, perturb_
 from fgunlearn.selection import RandomK, RandomTopK, Strategy, TopK, select
@@ -37,6 +40,10 @@ def unlearn(
     error or Ctrl-C the model is back as it was. How far the removal went is for :mod:`fgunlearn.metrics` to say: this
     is evidence, not proof.
 
+    A model whose parameters are DTensors (FSDP2) is unlearned by all processes of its mesh together, each with its own
+    part of the forget data and of the remaining data, as many batches of these on every one; losses in the record are
+    means over processes. There ``repair.forget`` can't be guided by neighbours, nor stopped by held-out data.
+
     Args:
         model: parameters that require grad take part.
         forget_loader: the data to forget, an iterable of batches that can be read more than once; held in memory while
@@ -55,13 +62,26 @@ def unlearn(
         TypeError, ValueError: what is wrong with which argument; an empty loader; a repair that diverged.
     """
     repair = Repair() if repair is None else repair
-    parameters = check_options(model, strategy, perturb, repair)
-    count_batches(retain_loader, "retain_loader")
-    forget_batches = list(forget_loader)
-    if not forget_batches:
-        raise ValueError("forget_loader is empty: there is nothing to forget")
-    if all(without_samples(batch) for batch in forget_batches):
-        raise ValueError("forget_loader has no sample: there is nothing to forget")
+    parameters = trainable(model)
+    processes = processes_of({f"parameter {name!r}": p for name, p in parameters.items()})
+    forget_batches: list[Any] = []
+
+    def checked() -> dict[str, Any]:
+        check_options(model, strategy, perturb, repair)
+        steps = count_batches(retain_loader, "retain_loader")
+        forget_batches.extend(forget_loader)
+        if not forget_batches:
+            raise ValueError("forget_loader is empty: there is nothing to forget")
+        if all(without_samples(batch) for batch in forget_batches):
+            raise ValueError("forget_loader has no sample: there is nothing to forget")
+        if processes is not None:
+            _refuse_for_shards(repair, heldout_loader)
+        return {"strategy": strategy, "perturb": perturb, "repair": repair, "number of retain batches": steps}
+
+    if processes is None:
+        checked()
+    else:
+        agree(processes, checked)
     device = next(iter(parameters.values())).device
     seconds: dict[str, float] = {}
     with timed(seconds, "select", device):
@@ -82,6 +102,17 @@ def unlearn(
         with timed(result.seconds, "repair", device):
             result.record = repair_(model, selection, forget, retain_loader, loss_fn, repair, progress)
     return result
+
+
+def _refuse_for_shards(repair: Repair, heldout_loader: Loader | None) -> None:
+    if repair.forget == "none":
+        return
+    guided = repair.guided and repair.forget == "unlikelihood"
+    if guided or repair.forget in ("neighbour", "heldout") or (repair.stop and heldout_loader is not None):
+        raise ValueError(
+            f"forget={repair.forget!r} looks for neighbours by one layer's output, and the parameters are DTensors, "
+            "which only a whole forward pass gathers: use guided=False, and stop=False or no heldout_loader"
+        )
 
 
 def check_options(model: nn.Module, strategy: object, perturb: object, repair: object) -> dict[str, nn.Parameter]:

@@ -1,0 +1,127 @@
+"""The processes that work together, and the few ways in which they talk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fgunlearn.distributed.layout import is_dtensor
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a group, as seen by one of them. Every method is to be called by all of them.
+
+    What they send is int64 counts and bytes; values of tensors only where a method says so.
+
+    Attributes:
+        group: a ``torch.distributed`` process group.
+        device: where the tensors lie that are sent.
+    """
+
+    group: Any
+    device: torch.device
+
+    @property
+    def rank(self) -> int:
+        """This process's number in the group."""
+        return torch.distributed.get_rank(self.group)
+
+    @property
+    def size(self) -> int:
+        """The number of processes."""
+        return torch.distributed.get_world_size(self.group)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over processes, on the device the tensor is on; the tensor itself may be overwritten."""
+        sent = tensor.to(self.device).contiguous()
+        torch.distributed.all_reduce(sent, group=self.group)
+        return sent.to(tensor.device)
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """The tensors of all processes, of one shape, stacked in the order of ranks."""
+        sent = tensor.to(self.device).contiguous()
+        received = [torch.empty_like(sent) for _ in range(self.size)]
+        torch.distributed.all_gather(received, sent, group=self.group)
+        return torch.stack(received).to(tensor.device)
+
+    def gather_ragged(self, vector: Tensor) -> list[Tensor]:
+        """The vectors of all processes, of any lengths, in the order of ranks."""
+        lengths = self.gather(torch.tensor([len(vector)], dtype=torch.int64)).reshape(-1).tolist()
+        padded = vector.new_zeros(max(lengths))
+        padded[: len(vector)] = vector
+        return [row[:length] for row, length in zip(self.gather(padded), lengths, strict=True)]
+
+    def gather_texts(self, text: str) -> list[str]:
+        """The texts of all processes."""
+        sent = torch.frombuffer(bytearray(text.encode() or b"\0"), dtype=torch.uint8)
+        return [bytes(row.tolist()).decode().rstrip("\0") for row in self.gather_ragged(sent)]
+
+
+def processes_of(tensors: Mapping[str, Tensor], group: Any = None) -> Processes | None:
+    """The processes that hold the tensors together: those of the group, or of the DTensors' mesh.
+
+    Args:
+        tensors: by label, on one device; either all DTensors, on meshes of the same ranks, or none.
+        group: a process group; with DTensors, of their mesh's ranks, and needed only where the mesh has several
+            dimensions and not all ranks there are.
+
+    Returns:
+        None without a group and without DTensors.
+
+    Raises:
+        TypeError: ``group`` is not a process group.
+        ValueError: torch.distributed is not initialised; this process is not in the group; DTensors beside plain
+            tensors, or on meshes of other ranks than the group's.
+    """
+    sharded = {name: tensor for name, tensor in tensors.items() if is_dtensor(tensor)}
+    if group is None and not sharded:
+        return None
+    _check_group(group)
+    device = next((tensor.device for tensor in tensors.values() if isinstance(tensor, Tensor)), torch.device("cpu"))
+    plain = [name for name in tensors if name not in sharded]
+    if sharded and plain:
+        raise ValueError(
+            f"{next(iter(sharded))} is a DTensor and {plain[0]} is not: distribute all of them, or none "
+            "(torch.distributed.tensor.distribute_tensor with Replicate placements keeps one whole on every rank)"
+        )
+    ranks: list[int] = []
+    for name, tensor in sharded.items():
+        found = sorted(tensor.device_mesh.mesh.flatten().tolist())
+        if ranks and found != ranks:
+            raise ValueError(f"{name} is on a mesh of the ranks {found}, those before on one of {ranks}")
+        ranks = found
+    if group is None:
+        group = _group_of(next(iter(sharded.values())).device_mesh, ranks)
+    elif sharded and sorted(torch.distributed.get_process_group_ranks(group)) != ranks:
+        raise ValueError(
+            f"group has the ranks {torch.distributed.get_process_group_ranks(group)}, and the mesh of "
+            f"{next(iter(sharded))} those of {ranks}: they must be the same"
+        )
+    return Processes(group, device)
+
+
+def _check_group(group: Any) -> None:
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        raise ValueError("group: torch.distributed is not initialised: call torch.distributed.init_process_group first")
+    if group is None:
+        return
+    if not isinstance(group, torch.distributed.ProcessGroup):
+        raise TypeError(f"group must be a torch.distributed process group or None, got {group!r}")
+    if torch.distributed.get_rank(group) < 0:
+        raise ValueError("group: this process is not one of its ranks")
+
+
+def _group_of(mesh: Any, ranks: Sequence[int]) -> Any:
+    if mesh.ndim == 1:
+        return mesh.get_group()
+    world = torch.distributed.group.WORLD
+    if sorted(torch.distributed.get_process_group_ranks(world)) == list(ranks):
+        return world
+    raise ValueError(
+        f"the mesh {mesh} has several dimensions and not all ranks: pass group=, a process group of the ranks {ranks}"
+    )
