@@ -193,7 +193,7 @@ def _last_place(passes: Passes, bracket: _Bracket, places: int, digit_bits: int,
     """The place of the last coordinate that is taken of those with the one key of the bracket."""
     low, bits, wanted, held = 0, max(places - 1, 0).bit_length(), bracket.rank, bracket.held
     # Where all that are left are taken, any later place will do.
-    while wanted < held:
+    while wanted < held and bits > 0:
         shift = max(bits - digit_bits, 0)
         counts = total(passes.ties(bracket.low, low, shift, 1 << (bits - shift))).cpu()
         wanted = bracket.rank - int(counts[-1])
