@@ -17,7 +17,7 @@ import outcome
 import removal
 from causal_lm import Place, make_model, placed, save
 from documents import Document, generated, read, split
-from measures import Look, Parts, mean_loss, measure
+from measures import Look, Parts, level_of, measure
 from tokens import Batches, Sequences, load_tokenizer
 
 
@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description="Unlearn documents from a causal language model.")
     texts = made.add_argument_group("documents")
     texts.add_argument("--documents", type=Path, help="folder of .txt files, or JSONL; without it they are generated")
-    texts.add_argument("--held-out", type=Path, help="the same, of documents never trained on")
+    texts.add_argument("--held-out", type=Path, help="the same, never trained on; half to measure, half to repair by")
     texts.add_argument("--count", type=_count, default=48, help="of generated documents (default 48)")
     texts.add_argument("--held-out-count", type=_count, default=48, help="of generated held-out ones (default 48)")
     texts.add_argument("--forget", nargs="*", metavar="NAME", help="what to forget; of generated ones by default six")
@@ -76,6 +76,8 @@ def run(args: argparse.Namespace, place: Place) -> dict[str, Any]:
     recipe = removal.Recipe(**{field.name: getattr(args, field.name) for field in fields(removal.Recipe)})
     look = Look(**{field.name: getattr(args, field.name) for field in fields(Look)})
     documents, held_out = _documents(args)
+    if len(held_out) == 1:
+        raise ValueError("held-out documents must be two or more, one to measure on and one to repair by, got 1")
     forget, retain = split(documents, _names(args, documents))
     from_folder = Path(args.model).is_dir()
     if not (from_folder or args.train):
@@ -88,7 +90,9 @@ def run(args: argparse.Namespace, place: Place) -> dict[str, Any]:
         )
     tokenizer = load_tokenizer(args.tokenizer or (args.model if from_folder else "bpe:512"), documents)
     parts = Parts(
-        *(Sequences.of(some, tokenizer, args.length) if some else None for some in (forget, retain, held_out))  # type: ignore[arg-type]
+        Sequences.of(forget, tokenizer, args.length),
+        Sequences.of(retain, tokenizer, args.length),
+        *(Sequences.of(half, tokenizer, args.length) if half else None for half in (held_out[1::2], held_out[::2])),
     )
     shape = {
         "hidden_size": args.width,
@@ -118,7 +122,7 @@ def run(args: argparse.Namespace, place: Place) -> dict[str, Any]:
     with outcome.phase(phases, "perturb", place.device):
         removal.perturb(model, selection, recipe)
     shuffled = batches(parts.retain, args.seed + 1)
-    level = None if parts.held_out is None else partial(mean_loss, sequences=parts.held_out, batch=look.batch)
+    level = None if parts.reference is None else partial(level_of, sequences=parts.reference, batch=look.batch)
     loss_fn = removal.RepairLoss(batches(parts.forget), level, recipe.forget_weight, every=len(shuffled))
     with outcome.phase(phases, "repair", place.device):
         if args.loop == "trainer":
@@ -144,7 +148,7 @@ def run(args: argparse.Namespace, place: Place) -> dict[str, Any]:
         "seed": args.seed,
         "forget": len(forget),
         "retain": len(retain),
-        "held_out": len(held_out),
+        "held_out": len(held_out[1::2]),
     }
     if place.rank == 0:
         outcome.show(figures, phases, about)

@@ -21,11 +21,16 @@ Figures = dict[str, float | None]
 
 @dataclass(frozen=True)
 class Parts:
-    """The documents in three parts, as sequences; ``held_out`` is None where there are none."""
+    """The documents in parts, as sequences.
+
+    Half of the held-out ones are measured on and half tell the repair what a document never seen looks like: an attack
+    that told the forgotten from the very ones they were made like would always fail. Both are None without any.
+    """
 
     forget: Sequences
     retain: Sequences
     held_out: Sequences | None
+    reference: Sequences | None
 
 
 @dataclass(frozen=True)
@@ -67,9 +72,9 @@ def log_probs(model: Any, sequences: Sequences, batch: int) -> list[Tensor]:
     return [torch.cat(part) for part in parts]
 
 
-def mean_loss(model: Any, sequences: Sequences, batch: int) -> float:
-    """The mean of -log p over all tokens, in nats."""
-    return -float(torch.cat(log_probs(model, sequences, batch)).mean())
+def level_of(model: Any, sequences: Sequences, batch: int) -> Tensor:
+    """-log p of all tokens of these documents, ascending, float64 (tokens,)."""
+    return (-torch.cat(log_probs(model, sequences, batch))).sort().values
 
 
 def perplexity(found: Sequence[Tensor]) -> float:

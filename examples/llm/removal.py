@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import fgunlearn as fg
-from causal_lm import Place, shortfall, token_mean_loss
+from causal_lm import Place, token_mean_loss, unseen_distance
 from fgunlearn.arguments import check_count, check_number
 from tokens import Batch, Batches
 
@@ -27,7 +27,7 @@ class Recipe:
         epochs: passes of the repair over the retain documents.
         lr: of the repair's AdamW, falling to 0 linearly.
         max_norm: the gradient of the selected coordinates is clipped to this norm.
-        forget_weight: of the term that raises the loss of the forget documents to that of held-out ones; 0 for none.
+        forget_weight: of the term that makes the forget documents as surprising as held-out ones; 0 for none.
     """
 
     ratio: float = 0.3
@@ -36,7 +36,7 @@ class Recipe:
     epochs: int = 10
     lr: float = 3e-3
     max_norm: float = 1.0
-    forget_weight: float = 1.0
+    forget_weight: float = 0.3
 
     def __post_init__(self) -> None:
         fg.TopK(self.ratio, score=self.score)  # type: ignore[arg-type]
@@ -88,16 +88,16 @@ class RepairLoss:
 
     Args:
         forget: batches of the documents to forget.
-        level: mean loss of documents never seen, to which that of the forget documents is raised; asked of the model as
-            it is at the time, as the repair changes that as well. None for no term.
+        level: the token losses of documents never seen, ascending, which those of the forget documents are led to;
+            asked of the model as it is at the time, as the repair changes them as well. None for no term.
         weight: of the term.
         every: steps from one such look to the next.
     """
 
-    def __init__(self, forget: Batches, level: Callable[[nn.Module], float] | None, weight: float, every: int) -> None:
+    def __init__(self, forget: Batches, level: Callable[[nn.Module], Tensor] | None, weight: float, every: int) -> None:
         self._batches: Iterator[Batch] = (batch for _ in itertools.count() for batch in forget)
         self._level_of, self._weight, self._every = level if weight else None, weight, every
-        self._level, self._steps = 0.0, 0
+        self._level, self._steps = torch.zeros(1), 0
 
     def __call__(self, model: nn.Module, retain: Batch) -> Tensor:
         """The loss of one step."""
@@ -107,7 +107,7 @@ class RepairLoss:
         loss = token_mean_loss(model, retain)
         if self._level_of is None:
             return loss
-        return loss + self._weight * shortfall(model, next(self._batches), self._level)
+        return loss + self._weight * unseen_distance(model, next(self._batches), self._level)
 
 
 def repair(model: nn.Module, selection: fg.Selection, retain: Batches, loss_fn: RepairLoss, recipe: Recipe) -> None:
