@@ -76,6 +76,11 @@ def test_every_rank_is_told_what_is_wrong(tmp_path: Path) -> None:
             assert expected in text, (rank, text)
 
 
+@pytest.mark.parametrize("size", [3, 5])
+def test_a_mesh_may_be_of_some_ranks_only(size: int, tmp_path: Path) -> None:
+    values(run_ranks(size, selecting.part_of_the_ranks, size, folder=tmp_path))
+
+
 def test_a_rank_that_dies_is_an_error_on_the_others_and_leaves_no_file(tmp_path: Path) -> None:
     start = time.monotonic()
     outcomes = run_ranks(3, selecting.death, 3, tmp_path, folder=tmp_path, timeout=5.0, expect_death=(1,))

@@ -310,3 +310,24 @@ def death(rank: int, size: int, folder: Path) -> str:
     with pytest.raises(RuntimeError):
         fg.topk(tensors, ratio=0.1, group=group)
     return str(caught.value)
+
+
+def part_of_the_ranks(rank: int, size: int) -> None:
+    """A mesh of two dimensions that the last rank is not in."""
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = DeviceMesh("cpu", torch.arange(size - 1).reshape(2, -1), mesh_dim_names=("replicate", "shard"))
+    if rank == size - 1:
+        return
+    keys = key_lists()["tied"]
+    for places in placements(2):
+        shards = [distributed(t, mesh, places) for t in keys]
+        same(fg.topk(shards, ratio=0.4), fg.topk(keys, ratio=0.4), places)
+    model = mlp()
+    fully_shard(model, mesh=mesh)
+    selection = fg.select(model, [], None, fg.RandomK(0.4, seed=1))
+    alone = mlp()
+    fg.perturb_(alone, fg.perturb_(model, selection, fg.Gaussian(0.5)) and selection.full(), fg.Gaussian(0.5))
+    for p, q in zip(model.parameters(), alone.parameters(), strict=True):
+        assert whole(p).detach().equal(q.detach())

@@ -78,7 +78,8 @@ def _runs(number: int, part: Tensor, index: Tensor, layout: Layout) -> list[Piec
 def rms_of(tensors: Mapping[str, Tensor]) -> list[float]:
     """sqrt(mean(x^2)) of whole tensors, one all-reduce where they are DTensors.
 
-    Rounded to 24 bits: the order of the sum, which differs between devices and shardings, is not seen any more.
+    Rounded to 24 bits: the order of the sum, which differs between devices and shardings, shows only where a sum lies
+    within its own rounding error of the middle between two such numbers, about once in 10**7.
     """
     processes = processes_of(tensors)
     parts = [local_part(tensor) for tensor in tensors.values()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -16,38 +17,43 @@ from fgunlearn.distributed.layout import is_dtensor
 class Processes:
     """The processes of a group, as seen by one of them. Every method is to be called by all of them.
 
-    What they send is int64 counts and bytes; values of tensors only where a method says so.
-
     Attributes:
-        group: a ``torch.distributed`` process group.
+        groups: one ``torch.distributed`` process group of all of them; or, of a mesh of several dimensions, this
+            process's group along each of these.
         device: where the tensors lie that are sent.
     """
 
-    group: Any
+    groups: tuple[Any, ...]
     device: torch.device
 
     @property
     def rank(self) -> int:
-        """This process's number in the group."""
-        return torch.distributed.get_rank(self.group)
+        """This process's number among them, in the mesh's order."""
+        rank = 0
+        for group in self.groups:
+            rank = rank * torch.distributed.get_world_size(group) + torch.distributed.get_rank(group)
+        return rank
 
     @property
     def size(self) -> int:
         """The number of processes."""
-        return torch.distributed.get_world_size(self.group)
+        return prod(torch.distributed.get_world_size(group) for group in self.groups)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over processes, on the device the tensor is on; the tensor itself may be overwritten."""
         sent = tensor.to(self.device).contiguous()
-        torch.distributed.all_reduce(sent, group=self.group)
+        for group in self.groups:
+            torch.distributed.all_reduce(sent, group=group)
         return sent.to(tensor.device)
 
     def gather(self, tensor: Tensor) -> Tensor:
         """The tensors of all processes, of one shape, stacked in the order of ranks."""
         sent = tensor.to(self.device).contiguous()
-        received = [torch.empty_like(sent) for _ in range(self.size)]
-        torch.distributed.all_gather(received, sent, group=self.group)
-        return torch.stack(received).to(tensor.device)
+        for group in reversed(self.groups):
+            received = [torch.empty_like(sent) for _ in range(torch.distributed.get_world_size(group))]
+            torch.distributed.all_gather(received, sent, group=group)
+            sent = torch.stack(received)
+        return sent.reshape(self.size, *tensor.shape).to(tensor.device)
 
     def gather_ragged(self, vector: Tensor) -> list[Tensor]:
         """The vectors of all processes, of any lengths, in the order of ranks."""
@@ -67,8 +73,7 @@ def processes_of(tensors: Mapping[str, Tensor], group: Any = None) -> Processes 
 
     Args:
         tensors: by label, on one device; either all DTensors, on meshes of the same ranks, or none.
-        group: a process group; with DTensors, of their mesh's ranks, and needed only where the mesh has several
-            dimensions and not all ranks there are.
+        group: a process group; with DTensors, of their mesh's ranks, and not needed.
 
     Returns:
         None without a group and without DTensors.
@@ -90,19 +95,21 @@ def processes_of(tensors: Mapping[str, Tensor], group: Any = None) -> Processes 
             "(torch.distributed.tensor.distribute_tensor with Replicate placements keeps one whole on every rank)"
         )
     ranks: list[int] = []
+    mesh: Any = None
     for name, tensor in sharded.items():
         found = sorted(tensor.device_mesh.mesh.flatten().tolist())
         if ranks and found != ranks:
             raise ValueError(f"{name} is on a mesh of the ranks {found}, those before on one of {ranks}")
-        ranks = found
+        # Of meshes of the same ranks every process has to take the same one.
+        ranks, mesh = found, mesh or tensor.device_mesh
     if group is None:
-        group = _group_of(next(iter(sharded.values())).device_mesh, ranks)
-    elif sharded and sorted(torch.distributed.get_process_group_ranks(group)) != ranks:
+        return Processes(_groups_of(mesh, ranks), device)
+    if sharded and sorted(torch.distributed.get_process_group_ranks(group)) != ranks:
         raise ValueError(
             f"group has the ranks {torch.distributed.get_process_group_ranks(group)}, and the mesh of "
             f"{next(iter(sharded))} those of {ranks}: they must be the same"
         )
-    return Processes(group, device)
+    return Processes((group,), device)
 
 
 def _check_group(group: Any) -> None:
@@ -116,12 +123,8 @@ def _check_group(group: Any) -> None:
         raise ValueError("group: this process is not one of its ranks")
 
 
-def _group_of(mesh: Any, ranks: Sequence[int]) -> Any:
-    if mesh.ndim == 1:
-        return mesh.get_group()
+def _groups_of(mesh: Any, ranks: Sequence[int]) -> tuple[Any, ...]:
     world = torch.distributed.group.WORLD
-    if sorted(torch.distributed.get_process_group_ranks(world)) == list(ranks):
-        return world
-    raise ValueError(
-        f"the mesh {mesh} has several dimensions and not all ranks: pass group=, a process group of the ranks {ranks}"
-    )
+    if mesh.ndim > 1 and sorted(torch.distributed.get_process_group_ranks(world)) == list(ranks):
+        return (world,)
+    return tuple(mesh.get_group(dimension) for dimension in range(mesh.ndim))

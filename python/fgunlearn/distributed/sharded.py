@@ -93,11 +93,6 @@ class ShardedSelection(Selection):
         return self._layouts
 
     @property
-    def group(self) -> Any:
-        """The process group that holds the tensors."""
-        return self._processes.group
-
-    @property
     def processes(self) -> Processes:
         """The processes that hold the tensors."""
         return self._processes

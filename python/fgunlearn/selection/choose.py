@@ -93,8 +93,8 @@ def select(
         memory: "dense", "streaming" or "compact". Scope "channel" and several processes need "dense".
         memory_budget: for "streaming", how many bytes the sums of a group of parameters may take; 256 MiB if None. A
             tensor is never divided, so that a larger one is a group of its own.
-        group: the process group that scores and selects together; for DTensors the ranks of their mesh, and needed only
-            where the mesh has several dimensions and not all ranks there are.
+        group: the process group that scores and selects together; for DTensors of the ranks of their mesh, and not
+            needed.
 
     Returns:
         The selection; of sharded parameters a :class:`fgunlearn.distributed.ShardedSelection`.
