@@ -121,9 +121,14 @@ def token_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def token_mean_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """The mean of -log p over the predicted tokens of a whole batch, without padding: the ``loss_fn`` of everything."""
+    """The mean of -log p over the predicted tokens of a whole batch, without padding."""
     losses, _ = token_losses(model, batch)
     return losses.sum() / batch["tokens"].to(losses)
+
+
+def selection_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """The same for :func:`fgunlearn.select`, which weighs every process's loss by its number of sequences itself."""
+    return token_mean_loss(model, batch) / batch["share"].to(next(model.parameters()).device)
 
 
 def unseen_distance(model: nn.Module, batch: Batch, level: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import fgunlearn as fg
-from causal_lm import Place, token_mean_loss, unseen_distance
+from causal_lm import Place, selection_loss, token_mean_loss, unseen_distance
 from fgunlearn.arguments import check_count, check_number
 from tokens import Batch, Batches
 
@@ -58,7 +58,7 @@ def select(model: nn.Module, forget: Batches, retain: Batches, recipe: Recipe, p
     return fg.select(
         model,
         list(forget),
-        token_mean_loss,
+        selection_loss,
         fg.TopK(recipe.ratio, score=recipe.score),  # type: ignore[arg-type]
         retain_loader=sample,
         memory="streaming" if place.world == 1 else "dense",

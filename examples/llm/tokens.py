@@ -112,7 +112,8 @@ class Batches:
     A batch has input_ids, attention_mask and labels, (sequences, tokens); and as plain numbers "tokens" and
     "sequences", how many the *whole* batch predicts and holds, divided by the number of processes. A sum over this
     process's part divided by such a number has as its mean over processes the mean over the whole batch, which is what
-    data parallel training makes of gradients: so one process and several compute the same.
+    data parallel training makes of gradients: so one process and several compute the same. "share" is this part's
+    number of sequences over the processes' mean, 1 for one process.
 
     Args:
         sequences: all of them, the same on every process.
@@ -139,6 +140,7 @@ class Batches:
         mine = whole[self._rank :: self._world]
         # Every process has to take part in every pass: one without a sequence gets one that predicts nothing.
         rows = mine or [whole[0]]
+        all_rows = sum(max(1, len(whole[rank :: self._world])) for rank in range(self._world))
         ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self._sequences.padding)
         kept = torch.arange(ids.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
         return {
@@ -147,4 +149,5 @@ class Batches:
             "labels": ids.masked_fill(~kept if mine else torch.ones_like(kept), IGNORED),
             "tokens": torch.tensor(sum(len(row) - 1 for row in whole) / self._world),
             "sequences": torch.tensor(len(whole) / self._world),
+            "share": torch.tensor(len(rows) * self._world / all_rows),
         }

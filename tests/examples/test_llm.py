@@ -94,9 +94,9 @@ def test_two_processes_compute_what_one_does(trained: SimpleNamespace) -> None:
     line = [*SMALL, *FORGET, "--model", trained.source, "--device", "cpu", "--epochs", "3"]
     alone = forget_documents.main([*line, "--save", str(folder / "one")])
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    saving = ["--json", str(folder / "two.json"), "--save", str(folder / "two")]
     done = subprocess.run(
-        [*run, str(EXAMPLE / "forget_documents.py"), *line, "--json", str(folder / "two.json")]
-        + ["--save", str(folder / "two")],
+        [*run, str(EXAMPLE / "forget_documents.py"), *line, *saving],
         capture_output=True,
         text=True,
         timeout=240,

@@ -108,7 +108,7 @@ def _refuse_for_shards(repair: Repair, heldout_loader: Loader | None) -> None:
     if repair.forget == "none":
         return
     guided = repair.guided and repair.forget == "unlikelihood"
-    if guided or repair.forget in ("neighbour", "heldout") or (repair.stop and heldout_loader is not None):
+    if guided or repair.forget == "neighbour" or (repair.stop and heldout_loader is not None):
         raise ValueError(
             f"forget={repair.forget!r} looks for neighbours by one layer's output, and the parameters are DTensors, "
             "which only a whole forward pass gathers: use guided=False, and stop=False or no heldout_loader"
