@@ -29,3 +29,4 @@ def test_errors_are_those_of_all_ranks_and_leave_the_model(tmp_path: Path) -> No
     assert "don't agree on the repair" in first[2]
     assert "looks for neighbours by one layer's output" in first[3]
     assert "diverged" in first[4]
+    assert "forget='heldout' looks for neighbours by one layer's output" in first[5]

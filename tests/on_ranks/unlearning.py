@@ -82,6 +82,7 @@ def failures(rank: int, size: int) -> list[str]:
         {"repair": fg.Repair(lr=0.2 if odd else 0.1)},
         {"repair": fg.Repair(forget="unlikelihood")},
         {"repair": fg.Repair(epochs=3, lr=1e30, batch_norm="eval")},
+        {"repair": fg.Repair(forget="heldout", stop=False), "heldout_loader": retain},
     ]
     for call in calls:
         given = {"forget_loader": forget, "retain_loader": retain, "strategy": strategy, **call}

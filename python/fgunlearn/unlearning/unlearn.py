@@ -42,7 +42,8 @@ def unlearn(
 
     A model whose parameters are DTensors (FSDP2) is unlearned by all processes of its mesh together, each with its own
     part of the forget data and of the remaining data, as many batches of these on every one; losses in the record are
-    means over processes. There ``repair.forget`` can't be guided by neighbours, nor stopped by held-out data.
+    means over processes. There ``repair.forget`` can't be guided by neighbours, nor "heldout", nor stopped by held-out
+    data.
 
     Args:
         model: parameters that require grad take part.
@@ -54,8 +55,9 @@ def unlearn(
         strategy: TopK, RandomK or RandomTopK.
         perturb: Gaussian, Reset, Shrink, Zero or Ascent; None for no perturbation.
         repair: see :class:`Repair`; its defaults when None.
-        heldout_loader: data never trained on, in batches like the others, for the rule that stops forgetting; not read
-            where there is nothing to stop: by a repair without a forget term or with ``stop=False``.
+        heldout_loader: data never trained on, in batches like the others, for the rule that stops forgetting and for
+            the forget term "heldout", which holds it in memory; not read by a repair without a forget term, nor with
+            ``stop=False`` by another one.
         progress: show progress bars on a terminal.
 
     Raises:
@@ -108,10 +110,12 @@ def _refuse_for_shards(repair: Repair, heldout_loader: Loader | None) -> None:
     if repair.forget == "none":
         return
     guided = repair.guided and repair.forget == "unlikelihood"
-    if guided or repair.forget == "neighbour" or (repair.stop and heldout_loader is not None):
+    asked = repair.forget in ("neighbour", "heldout")
+    if asked or guided or (repair.stop and heldout_loader is not None):
+        advice = "use another forget term" if asked else "use guided=False, and stop=False or no heldout_loader"
         raise ValueError(
             f"forget={repair.forget!r} looks for neighbours by one layer's output, and the parameters are DTensors, "
-            "which only a whole forward pass gathers: use guided=False, and stop=False or no heldout_loader"
+            f"which only a whole forward pass gathers: {advice}"
         )
 
 
