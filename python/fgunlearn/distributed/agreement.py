@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fgunlearn.distributed.processes import Processes
+from fgunlearn.batches import device_of
+from fgunlearn.distributed.processes import Processes, check_group
 
 _SHOWN = 200  # characters of a value that an error shows
 
@@ -48,6 +50,32 @@ def agree(processes: Processes, facts: Callable[[], Mapping[str, Any]]) -> None:
         digests = [bytes(row.tolist()) for row in everyones[:, number]]
         if len(set(digests)) > 1:
             raise ValueError(_difference(name, digests, processes.gather_texts(text)))
+
+
+@contextlib.contextmanager
+def errors_told(group: Any, model: object) -> Iterator[None]:
+    """An error inside, before this process's :func:`agree`, is one of the others in theirs.
+
+    Args:
+        group: whose processes are about to call :func:`agree`; with None nothing is told.
+        model: tells the device over which the group talks, as far as it is one.
+
+    Raises:
+        TypeError, ValueError: what was raised inside, or ``group`` is no process group of this process.
+    """
+    if group is not None:
+        check_group(group)
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if group is None:
+            raise
+        device = device_of(model) if isinstance(model, nn.Module) else torch.device("cpu")
+
+        def facts(wrong: Exception = error) -> Mapping[str, Any]:
+            raise wrong
+
+        agree(Processes((group,), device), facts)
 
 
 def raise_together(processes: Processes, error: BaseException | None, what: str) -> None:

@@ -107,6 +107,7 @@ def select(
             the counts. Where it doesn't, the answer is exact for the last reading.
     """
     # Above this module:
+    from fgunlearn.distributed.agreement import errors_told
     from fgunlearn.distributed.processes import processes_of
     from fgunlearn.distributed.selecting import select_over
 
@@ -115,8 +116,9 @@ def select(
             raise TypeError(f"strategy must be a TopK, RandomK or RandomTopK, got {strategy!r}")
         return _checked_memory(memory, memory_budget, strategy)
 
-    parameters = trainable(model)
-    processes = processes_of({f"parameter {name!r}": p for name, p in parameters.items()}, group)
+    with errors_told(group, model):
+        parameters = trainable(model)
+        processes = processes_of({f"parameter {name!r}": p for name, p in parameters.items()}, group)
     if processes is not None:
 
         def check() -> None:
