@@ -94,6 +94,25 @@ def raise_together(processes: Processes, error: BaseException | None, what: str)
         raise RuntimeError(f"{_ranks(failed)} could not {what}: {words[failed[0]]}")
 
 
+@contextlib.contextmanager
+def all_succeed(processes: Processes | None, what: str) -> Iterator[None]:
+    """What one process runs into inside, where nothing is communicated, is an error of all; see :func:`raise_together`.
+
+    Args:
+        processes: all of which come here; None for one process.
+        what: they are doing.
+    """
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as raised:
+        if processes is None:
+            raise
+        error = raised
+    if processes is not None:
+        raise_together(processes, error, what)
+
+
 def _digest(text: str) -> Tensor:
     return torch.frombuffer(bytearray(hashlib.sha256(text.encode()).digest()), dtype=torch.uint8)
 

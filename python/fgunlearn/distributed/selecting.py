@@ -32,7 +32,7 @@ def select_over(
     strategy: Strategy,
     retain_loader: Loader | None,
     progress: bool,
-    check: Callable[[], None],
+    check: Callable[[], object],
     processes: Processes,
 ) -> Selection:
     """:func:`fgunlearn.select` of a model that several processes hold; ``check`` looks at the arguments.
