@@ -64,6 +64,12 @@ def unlearn_command(
             "heldout the one whose neighbours tell most."
         ),
     ] = None,
+    memory: Annotated[
+        str, typer.Option(help="How scores are held: dense, streaming (the same answer in less memory) or compact.")
+    ] = "dense",
+    memory_budget: Annotated[
+        int | None, typer.Option(min=1, help="Bytes that sums of gradients may take with --memory streaming.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the selection, the noise and the order of the data.")] = 0,
 ) -> None:
     """Forget some rows of the training data, in a model of your own.
@@ -105,6 +111,8 @@ def unlearn_command(
         ),
         heldout_loader=held,
         progress=True,
+        memory=memory,  # type: ignore[arg-type]
+        memory_budget=memory_budget,
     )
     _write(network, weights, metadata, out)
     _report(result, len(ids), out)
