@@ -18,6 +18,10 @@ def test_sharded_selections_are_the_ordinary_ones(size: int, tmp_path: Path) -> 
     values(run_ranks(size, sharded.selections, size, tmp_path, folder=tmp_path))
 
 
+def test_parts_that_are_alike_on_one_rank_only(tmp_path: Path) -> None:
+    values(run_ranks(3, sharded.alike_on_one_rank_only, 3, folder=tmp_path, timeout=20.0))
+
+
 def test_what_does_not_fit_is_refused_on_every_rank(tmp_path: Path) -> None:
     first, second = values(run_ranks(2, sharded.refusals, 2, tmp_path, folder=tmp_path))
     assert first[0] == second[0]

@@ -284,9 +284,15 @@ def refusals(rank: int, size: int) -> list[str]:
     refused(lambda: fg.randomk(one, k=1, group=group) if odd else fg.topk(one, k=1, group=group))
     refused(lambda: fg.select(model, batches, None, fg.TopK(0.1), memory="streaming"))
     refused(lambda: fg.topk(one, ratio=-1.0 if odd else 0.1, group=group))
+    refused(lambda: fg.select(Product().requires_grad_(not odd), batches, None, fg.TopK(0.1), group=group))
+    broken_down = Product()
     with torch.no_grad():
         if odd:
+            broken_down.first.weight.fill_(float("inf"))
             bare.first.weight.zero_()
+    # The rank whose replica is off has no data, so that the gradients are all right.
+    some = [] if odd else batches
+    refused(lambda: fg.select(broken_down, some, mean_of_products, fg.TopK(0.3, score="saliency"), group=group))
     refused(lambda: fg.select(bare, batches, mean_of_products, fg.TopK(0.3, score="saliency"), group=group))
     assert fg.topk(one, k=2, group=group).k == 2  # and the group is still in step
     return said
