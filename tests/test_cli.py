@@ -147,6 +147,14 @@ def test_unlearn_makes_the_forgotten_look_like_heldout_data_if_asked(run: Run, w
     assert Path("out.safetensors").exists()
 
 
+def test_unlearn_gives_the_same_weights_in_less_memory(run: Run, work: Path) -> None:
+    weights = []
+    for given in ({}, {"memory": "streaming", "memory_budget": 64}):
+        assert run(*options(ratio=0.25, epochs=1, **given))[0] == 0
+        weights.append(load_file("out.safetensors"))
+    assert all(value.equal(weights[1][name]) for name, value in weights[0].items())
+
+
 def test_unlearn_can_replace_its_own_input(run: Run, work: Path) -> None:
     before = load_file("model.safetensors")["0.weight"].clone()
     assert run(*options(out="model.safetensors"))[0] == 0
@@ -182,6 +190,9 @@ def test_unlearn_is_a_function_of_the_seed(run: Run, work: Path) -> None:
         ({"forget_term": "loudly"}, ["forget", "'loudly'"]),
         ({"forget_term": "heldout"}, ["--forget-term heldout", "--heldout"]),
         ({"score": "taste"}, ["score", "'taste'"]),
+        ({"memory": "little"}, ["memory", "'little'"]),
+        ({"memory": "streaming", "scope": "channel"}, ["memory", "'dense'"]),
+        ({"memory_budget": 64}, ["memory_budget", "64", "'streaming'"]),
         ({"epochs": -1}, ["epochs", "-1"]),
         ({"batch": 0}, ["batch", "0"]),
     ],

@@ -127,8 +127,14 @@ def perturb_(
     parameters = matched_parameters(model, selection)
     selection = placed_as(selection, parameters)
     if isinstance(selection, ShardedSelection):
-        facts = {"perturbation": perturbation, "selection": selection.identity}
-        agree(selection.processes, lambda: facts)
+        identity = selection.identity
+
+        def checked() -> dict[str, object]:
+            _check_loader(perturbation, loader)
+            return {"perturbation": perturbation, "selection": identity}
+
+        agree(selection.processes, checked)
+    _check_loader(perturbation, loader)
     chosen = zip(parameters, selection.indices, selection.counts, strict=True)
     touched = {name: index for name, index, count in chosen if count > 0}
     tensors = {name: parameters[name].detach() for name in touched}
@@ -147,6 +153,7 @@ def perturb_(
     elif isinstance(perturbation, Zero):
         _apply(tensors, indices, none, [0.0] * len(tensors), 0, RESET_STREAM, offsets)
     elif isinstance(perturbation, Ascent):
+        assert loader is not None
         gradients = _mean_gradients(model, parameters, loader, loss_fn)
         parts = [local_part(tensor) for tensor in tensors.values()]
         ops.sparse_ascent_(parts, [gradients[name] for name in touched], indices, perturbation.lr)
@@ -221,11 +228,14 @@ def _apply(
     held.write_back()
 
 
-def _mean_gradients(
-    model: nn.Module, parameters: dict[str, nn.Parameter], loader: Loader | None, loss_fn: LossFunction | None
-) -> dict[str, Tensor]:
-    if loader is None:
+def _check_loader(perturbation: Perturbation, loader: Loader | None) -> None:
+    if isinstance(perturbation, Ascent) and loader is None:
         raise ValueError("Ascent needs loader, the data to forget")
+
+
+def _mean_gradients(
+    model: nn.Module, parameters: dict[str, nn.Parameter], loader: Loader, loss_fn: LossFunction | None
+) -> dict[str, Tensor]:
     with evaluation_mode(model):
         means = accumulate(model, parameters, loader, loss_fn or cross_entropy, "grad", "loader", False)
     for (name, mean), count in zip(means.items(), nonfinite_counts(means, parameters), strict=True):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import fgunlearn as fg
+from fgunlearn.distributed.identity import identity
 from fgunlearn.distributed.processes import processes_of
 from on_ranks import sharded
 from on_ranks.processes import run_ranks, values
@@ -16,6 +17,10 @@ from on_ranks.processes import run_ranks, values
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_sharded_selections_are_the_ordinary_ones(size: int, tmp_path: Path) -> None:
     values(run_ranks(size, sharded.selections, size, tmp_path, folder=tmp_path))
+
+
+def test_parts_that_are_alike_on_one_rank_only(tmp_path: Path) -> None:
+    values(run_ranks(3, sharded.alike_on_one_rank_only, 3, folder=tmp_path, timeout=20.0))
 
 
 def test_what_does_not_fit_is_refused_on_every_rank(tmp_path: Path) -> None:
@@ -43,6 +48,16 @@ def test_ranks_that_mean_different_things_are_all_told(size: int, tmp_path: Path
     assert len(names) < 600
     for rank, words in enumerate(said):
         assert ("rank 1 can't take part: ValueError: " if rank != 1 else "") + "k must be >= 0, got -1" == words[2]
+
+
+def test_an_identity_tells_tensors_apart_and_not_their_parts() -> None:
+    def of(*indices: list[int]) -> list[int]:
+        return identity((t, torch.tensor(index, dtype=torch.int64)) for t, index in enumerate(indices)).tolist()
+
+    assert of([1], [2]) != of([2], [1])
+    assert of([1, 2], [3]) != of([1], [2, 3])
+    assert len(set(of([1], [2]))) == 2
+    assert (torch.tensor(of([1], [])) + torch.tensor(of([5], [2]))).tolist() == of([1, 5], [2])
 
 
 def test_without_a_process_group_the_error_says_what_is_missing() -> None:

@@ -29,11 +29,11 @@ def test_what_shards_can_not_do_is_refused(tmp_path: Path) -> None:
     values(run_ranks(2, training.refusals, 2, folder=tmp_path))
 
 
-# Shardings by their number in training.sharded: 0 is FSDP2's, 2 by columns, 8 of 4 ranks FSDP2's strided one.
+# Shardings by their number in training.sharded: 0 is FSDP2's, 2 by columns; of 4 ranks, 4 is HSDP's, 9 strided.
 @pytest.mark.parametrize(("size", "sharding"), [(4, 0), (2, 2)])
 def test_a_checkpoint_goes_on_under_any_other_sharding(size: int, sharding: int, tmp_path: Path) -> None:
     values(run_ranks(size, training.save, size, sharding, tmp_path, folder=tmp_path))
-    for other, resharding in ((2, 0), (3, 0), (3, 2), (1, -1), (4, 9)):
+    for other, resharding in ((2, 0), (3, 0), (3, 2), (1, -1), (4, 4), (4, 9)):
         values(run_ranks(other, training.load, other, resharding, tmp_path, folder=tmp_path))
 
 

@@ -73,6 +73,9 @@ def refusals(rank: int, size: int) -> list[str]:
         fg.perturb_(spread(mlp(), mesh_of((size,)), list(placements(1))[1]), selection.shard(model), fg.Zero())
     with pytest.raises(ValueError, match="not made of DTensors"):
         fg.perturb_(mlp(), selection.shard(model), fg.Zero())
+    with pytest.raises(ValueError, match="Ascent needs loader") as caught:
+        fg.perturb_(model, selection, fg.Ascent(0.1), loader=[] if rank else None)
+    said.append(str(caught.value).split(": ")[-1])
     for name, value in whole_parameters(model).items():
         assert same_bits(value, before[name])
     with torch.no_grad():

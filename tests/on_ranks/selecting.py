@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import fgunlearn as fg
 from fgunlearn.distributed import ShardedSelection, ranking
+from fgunlearn.distributed.processes import processes_of
 from on_ranks.models import MESHES, distributed, fsdp, mesh_of, mlp, placements, whole
 
 
@@ -49,6 +50,9 @@ def same(found: fg.Selection, expected: fg.Selection, label: object) -> None:
     assert isinstance(found, ShardedSelection), label
     assert found == expected, label
     assert found.full() == expected, label
+    for here, layout, index in zip(found.indices, found.layouts, expected.indices, strict=True):
+        # On every process that holds a part, not on the one alone that counts it.
+        assert here.long().equal(layout.to_local(index)[1]), label
     assert found.threshold == expected.threshold, label
     assert found.seed == expected.seed, label
 
@@ -143,7 +147,7 @@ def sharded_models(rank: int, size: int) -> None:
         fully_shard(sharded, mesh=mesh)
         kept = torch.ones_like(sharded.second.weight)
         sharded.second.weight.grad = kept
-        for strategy in STRATEGIES if shape == (size,) else STRATEGIES[::4]:
+        for strategy in STRATEGIES if shape == (size,) else STRATEGIES[::2]:
             expected = fg.select(Product(), joined, mean_of_products, strategy)
             found = fg.select(sharded, mine, mean_of_products, strategy)
             same(found, expected, (shape, strategy))
@@ -284,9 +288,15 @@ def refusals(rank: int, size: int) -> list[str]:
     refused(lambda: fg.randomk(one, k=1, group=group) if odd else fg.topk(one, k=1, group=group))
     refused(lambda: fg.select(model, batches, None, fg.TopK(0.1), memory="streaming"))
     refused(lambda: fg.topk(one, ratio=-1.0 if odd else 0.1, group=group))
+    refused(lambda: fg.select(Product().requires_grad_(not odd), batches, None, fg.TopK(0.1), group=group))
+    broken_down = Product()
     with torch.no_grad():
         if odd:
+            broken_down.first.weight.fill_(float("inf"))
             bare.first.weight.zero_()
+    # The rank whose replica is off has no data, so that the gradients are all right.
+    some = [] if odd else batches
+    refused(lambda: fg.select(broken_down, some, mean_of_products, fg.TopK(0.3, score="saliency"), group=group))
     refused(lambda: fg.select(bare, batches, mean_of_products, fg.TopK(0.3, score="saliency"), group=group))
     assert fg.topk(one, k=2, group=group).k == 2  # and the group is still in step
     return said
@@ -324,6 +334,12 @@ def part_of_the_ranks(rank: int, size: int) -> None:
     for places in placements(2):
         shards = [distributed(t, mesh, places) for t in keys]
         same(fg.topk(shards, ratio=0.4), fg.topk(keys, ratio=0.4), places)
+        processes = processes_of({str(t): shard for t, shard in enumerate(shards)})
+        assert processes is not None
+        assert len(processes.groups) == 2
+        assert processes.rank == rank
+        assert processes.gather(torch.tensor([rank])).reshape(-1).tolist() == list(range(size - 1))
+        assert processes.gather_texts("x" * rank) == ["x" * r for r in range(size - 1)]
     model = mlp()
     fully_shard(model, mesh=mesh)
     selection = fg.select(model, [], None, fg.RandomK(0.4, seed=1))

@@ -79,6 +79,26 @@ def selections(rank: int, size: int, folder: Path) -> None:
     assert again == one
 
 
+def alike_on_one_rank_only(rank: int, size: int) -> None:
+    """Two ways to divide a tensor that give the first rank the same part, and the others not."""
+    from torch.distributed.tensor import Replicate, Shard
+
+    group = torch.distributed.group.WORLD
+    keys = torch.arange(6.0) % 4
+    one, other = (fg.topk([keys.split(rows)[rank]], k=k, group=group) for rows, k in (([2, 1, 3], 3), ([2, 3, 1], 4)))
+    assert (one | other) == fg.topk([keys], k=4)
+    assert (other - one) == fg.topk([keys], k=4) - fg.topk([keys], k=3)
+    mesh = mesh_of((size,))
+    model = torch.nn.Linear(1, 1)
+    first, second = (spread(copy.deepcopy(model), mesh, places) for places in ((Shard(0),), (Replicate(),)))
+    selection = fg.select(model, [], None, fg.RandomK(k=2))
+    moved = selection.shard(first).shard(second)
+    assert moved == selection
+    assert [len(index) for index in moved.indices] == [1, 1]
+    with pytest.raises(ValueError, match="another way than the model"):
+        fg.perturb_(second, selection.shard(first), fg.Zero())
+
+
 def refusals(rank: int, size: int, folder: Path) -> list[str]:
     """The words of errors, all of which every rank must see."""
     from torch.distributed.tensor import DTensor, Partial, Shard

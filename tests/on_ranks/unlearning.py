@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import fgunlearn as fg
+import method_calls
 from on_ranks.models import MESHES, batches, fsdp, mlp, same_bits, whole_parameters
 from on_ranks.selecting import Product, data, mean_of_products
 
@@ -81,6 +82,10 @@ def failures(rank: int, size: int) -> list[str]:
         {"retain_loader": retain[:1] if odd else retain},
         {"repair": fg.Repair(lr=0.2 if odd else 0.1)},
         {"repair": fg.Repair(forget="unlikelihood")},
+        {"repair": fg.Repair(forget="neighbour", guided=False)},
+        {"repair": fg.Repair(forget="heldout", stop=False), "heldout_loader": retain},
+        {"repair": fg.Repair(forget="ascent"), "heldout_loader": retain},
+        {"memory": "streaming"},
         {"repair": fg.Repair(epochs=3, lr=1e30, batch_norm="eval")},
     ]
     for call in calls:
@@ -90,4 +95,52 @@ def failures(rank: int, size: int) -> list[str]:
         said.append(str(caught.value))
         for name, value in whole_parameters(model).items():
             assert same_bits(value, before[name]), (call, name)
+    unlabelled = [(x, y.float() if odd else y) for x, y in forget]
+    repair = fg.Repair(forget="unlikelihood", guided=False)
+    with pytest.raises((ValueError, RuntimeError, TypeError)) as caught:
+        fg.unlearn(model, unlabelled, retain, strategy=fg.RandomK(0.3), repair=repair)
+    said.append(str(caught.value).split("Error: ")[-1])
+    for name, value in whole_parameters(model).items():
+        assert same_bits(value, before[name]), name
     return said
+
+
+def methods(rank: int, size: int) -> dict[str, str]:
+    """What every method says to a sharded model; it is as it was where the method refuses it."""
+    forget, _ = split((4 * size,), rank, size, 1)
+    retain, _ = split((4 * size,) * 2, rank, size, 2)
+    said = {}
+    for name in fg.methods.list():
+        model = fsdp(mlp(), (size,))
+        before = whole_parameters(model)
+        try:
+            method_calls.call(name, model, forget, retain)
+        except ValueError as error:
+            said[name] = str(error)
+            assert all(same_bits(value, before[key]) for key, value in whole_parameters(model).items()), name
+    return said
+
+
+def broken_loss(rank: int, size: int) -> str:
+    """The last rank's loss fails in the middle of the repair; this process's part of the model is as it was."""
+    forget, _ = split((4 * size,), rank, size, 1)
+    retain, _ = split((4 * size,) * 3, rank, size, 2)
+    model = fsdp(mlp(), (size,))
+    parts = [parameter.to_local().detach().clone() for parameter in model.parameters()]
+    calls = 0
+
+    def loss_fn(model: Any, batch: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 3 and rank == size - 1:
+            raise OSError("the disk is gone")
+        x, y = batch
+        return torch.nn.functional.cross_entropy(model(x), y)
+
+    repair = fg.Repair(epochs=2, lr=0.1)
+    with pytest.raises((OSError, RuntimeError)) as caught:
+        fg.unlearn(model, forget, retain, loss_fn=loss_fn, strategy=fg.TopK(0.5), perturb=fg.Zero(), repair=repair)
+    assert calls == 3
+    for parameter, part in zip(model.parameters(), parts, strict=True):
+        assert same_bits(parameter.to_local().detach(), part)
+    return str(caught.value)

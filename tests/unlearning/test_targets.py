@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 import fgunlearn as fg
 from fgunlearn.metrics import Outputs, losses_auc
 from fgunlearn.seeding import seeded
-from fgunlearn.unlearning.neighbours import NeighbourVotes, telling_layer
+from fgunlearn.unlearning.neighbours import NeighbourVotes, Place, telling_layer
 from fgunlearn.unlearning.targets import Targets
 
 CLASSES = 4
@@ -73,6 +74,7 @@ def test_wrong_labels_are_contradicted_by_their_votes() -> None:
     other = wanted[mislabelled].argmax(1) == votes[mislabelled].argmax(1)
     assert float(other.double().mean()) > 0.9
     assert float((own[~mislabelled] > 0.3).double().mean()) > 0.8
+    assert float(own.min()) > 1e-4  # nobody is asked for infinite logits
 
 
 def test_a_class_that_the_remaining_data_lacks_is_contradicted_and_says_nothing_of_unseen_data() -> None:
@@ -101,6 +103,120 @@ def test_what_a_target_was_missed_by_is_made_up_for_and_no_more_than_so_much() -
         targets.follow(heldout, Outputs(20.0 * F.one_hot(source.labels, CLASSES), source.labels))
     fall = torch.logit(before.gather(1, own)) - torch.logit(targets.of(everything).gather(1, own))
     torch.testing.assert_close(fall, torch.full((50, 1), 4.0, dtype=torch.float64))
+
+
+def test_votes_and_log_odds_together_tell_which_sample_is_the_hardest() -> None:
+    labels = torch.zeros(5, dtype=torch.int64)
+    votes = torch.tensor([[own, 1.0 - own, 0.0, 0.0] for own in (0.60, 0.65, 0.70, 0.75, 0.80)])
+    source = Outputs(torch.tensor([[own, 0.0, 0.0, 0.0] for own in (9.0, 2.0, 3.0, 4.0, 1.0)]), labels)
+    heldout = Outputs(torch.tensor([[4.0, 0.0, 0.0, 0.0]] * 4 + [[0.0, 4.0, 0.0, 0.0]]), labels)
+    targets = Targets(source, votes, votes, labels, ALL)
+    targets.follow(heldout)  # one of five is wrong
+    # Sample 0 has the fewest votes but is surest, sample 4 the other way round.
+    assert (targets.of(torch.arange(5)).argmax(1) != 0).tolist() == [False, True, False, False, False]
+
+
+def test_what_is_not_the_labels_goes_to_the_classes_of_votes_and_runner_up() -> None:
+    labels = torch.zeros(1, dtype=torch.int64)
+    source = Outputs(torch.tensor([[9.0, -40.0, 5.0, -40.0]]), labels)  # class 2 is its second choice
+    for_votes = torch.tensor([[0.0, 1.0, 0.0, 0.0]])
+    heldout_votes = torch.tensor([[1.0, 0.0, 0.0, 0.0]])
+    half = Targets(source, for_votes, heldout_votes, labels, ALL).of(torch.arange(1))[0]
+    assert half[1] == pytest.approx(float(half[2]), rel=0.01)
+    assert float(half[1:3].sum()) > 0.97
+    # Three quarters of the shares, by half of the votes and the source model: more of the target than that.
+    both = Targets(source, torch.tensor([[0.0, 0.5, 0.5, 0.0]]), heldout_votes, labels, ALL).of(torch.arange(1))[0]
+    assert float(both[2] / both[1:].sum()) > 0.8
+
+
+def test_votes_that_are_never_right_contradict_nobody() -> None:
+    source, heldout = outputs(30, 0, 1.0), outputs(30, 1, 0.7)
+    votes, wrong = (votes_for(part.labels, ~none(30)) for part in (source, heldout))
+    assert Targets(source, votes, wrong, heldout.labels, ALL).supported_share == 1.0
+
+
+def test_heldout_samples_of_a_class_that_the_remaining_data_lacks_say_nothing_of_the_others() -> None:
+    source, heldout = outputs(100, 0, 1.0), outputs(400, 1, 0.9)
+    known = torch.tensor([True, True, False, True])
+    source = Outputs(source.logits, torch.where(source.labels == 2, 3, source.labels))
+    lost = Outputs(heldout.logits - 30.0 * F.one_hot(torch.full((400,), 2), CLASSES), heldout.labels)
+    rest = heldout.labels != 2
+    doubted = votes_for(source.labels, torch.arange(100) % 2 == 0)  # half of them
+    with_it = Targets(source, doubted, votes_for(heldout.labels, ~rest), heldout.labels, known)
+    without = Targets(
+        source, doubted, votes_for(heldout.labels[rest], none(int(rest.sum()))), heldout.labels[rest], known
+    )
+    assert with_it.supported_share == without.supported_share < 0.6
+    with_it.follow(lost)
+    without.follow(Outputs(lost.logits[rest], lost.labels[rest]))
+    assert torch.equal(with_it.of(torch.arange(100)), without.of(torch.arange(100)))
+
+
+def test_no_target_is_a_class_that_the_remaining_data_lacks() -> None:
+    """Two similar classes are forgotten, with a few samples of the others: neither is the other's target."""
+    labels = torch.tensor([2] * 6 + [3] * 6 + [0] * 188)
+    source = Outputs(8.0 * F.one_hot(labels, CLASSES) + 5.0 * (torch.arange(CLASSES) >= 2), labels)
+    known = torch.tensor([True, True, False, False])
+    heldout = outputs(300, 1, 0.8)
+    heldout = Outputs(heldout.logits[heldout.labels < 2], heldout.labels[heldout.labels < 2])
+    votes = votes_for(labels, none(200)) * known
+    votes = torch.where(labels[:, None] >= 2, torch.tensor([0.0, 1.0, 0.0, 0.0]), votes / votes.sum(1, keepdim=True))
+    targets = Targets(source, votes, votes_for(heldout.labels, none(len(heldout))), heldout.labels, known)
+    assert targets.supported_share > 0.94  # by its standard error, more than the 188
+    targets.follow(heldout)
+    found = targets.of(torch.arange(200))
+    assert float(found[:12, 2:].max()) < 0.01  # although no held-out sample tells how deep they fall
+    assert float(found[:, 2:].max()) < 0.01
+    torch.testing.assert_close(found.sum(1), torch.ones(200, dtype=torch.float64))
+
+
+def test_where_one_class_remains_its_samples_may_be_any_other() -> None:
+    labels = torch.zeros(3, dtype=torch.int64)
+    source = Outputs(torch.tensor([[3.0, 1.0, 0.0, 0.0]] * 3), labels)
+    votes = F.one_hot(labels, CLASSES).float()
+    targets = Targets(source, votes, votes, labels, torch.tensor([True, False, False, False]))
+    targets.follow(Outputs(torch.tensor([[0.0, 1.0, 0.0, 0.0]] * 3), labels))
+    torch.testing.assert_close(targets.of(torch.arange(3)).sum(1), torch.ones(3, dtype=torch.float64))
+
+
+def forgotten_class() -> tuple[Targets, Outputs]:
+    """Targets of 50 samples of class 2, all of which went, and what the source model says about them."""
+    source, heldout = outputs(50, 0, 1.0), outputs(300, 1, 0.8)
+    source = Outputs(source.logits.scatter(1, torch.full((50, 1), 2), 9.0), torch.full((50,), 2))
+    known = torch.tensor([True, True, False, True])
+    targets = Targets(
+        source, votes_for(source.labels, ~none(50)), votes_for(heldout.labels, none(300)), heldout.labels, known
+    )
+    targets.follow(Outputs(heldout.logits - 14.0 * F.one_hot(torch.full((300,), 2), CLASSES), heldout.labels))
+    return targets, source
+
+
+def test_of_a_class_that_went_the_hardest_fall_deepest() -> None:
+    targets, source = forgotten_class()
+    own = targets.of(torch.arange(50))[:, 2][torch.argsort(source.log_odds)]
+    assert bool((own.diff() >= 0).all())
+    assert float(own[-1]) > 10 * float(own[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_deep_down_log_odds_are_still_told_apart(dtype: torch.dtype) -> None:
+    targets, _ = forgotten_class()
+    chosen = torch.tensor([7, 3])
+    wanted = torch.logit(targets.of(chosen)[:, 2])
+    assert float(wanted.max()) < -5.0
+    # Too deep and not deep enough by 4, where all that cross entropy has is likelihoods below 0.002.
+    logits = torch.zeros(2, CLASSES, dtype=dtype)
+    logits[:, 2] = wanted + torch.tensor([-4.0, 4.0]).double() + math.log(3.0)
+    logits.requires_grad_()
+    targets.loss(logits, chosen).backward()
+    assert logits.grad is not None
+    assert logits.grad.dtype == dtype
+    pull = logits.grad[:, 2]
+    assert float(pull[0]) < -0.05
+    assert float(pull[1]) > 0.05
+    # What is asked of one sample does not depend on which others are in the batch.
+    swapped = torch.tensor([3, 7])
+    torch.testing.assert_close(targets.loss(logits, chosen), targets.loss(logits.flip(0), swapped))
 
 
 # Data with two features that tell the class and twenty that tell the sample.
@@ -146,10 +262,93 @@ def test_neighbours_are_asked_where_wrong_labels_have_not_been_memorised() -> No
         votes, labels = NeighbourVotes(model, loaders[1], CLASSES, 10, layer)(batches(*part))
         return float((votes.argmax(1) == labels).float().mean())
 
-    last = type(place)("6", given=True)
+    last = Place("6", given=True)
     assert right(last, gone) > 0.5  # the last features follow the wrong labels
     assert right(place, gone) < 0.3
     assert right(place, data(UNSEEN, 6)) > 0.6
+
+
+class Parts(nn.Module):
+    """Each linear layer after the first is given its own four features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(16, 16)
+        self.blind, self.weak, self.early, self.late = (nn.Linear(4, 4) for _ in range(4))
+        nn.init.eye_(self.first.weight)
+        nn.init.zeros_(self.first.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.first(x).split(4, 1)
+        layers = (self.blind, self.weak, self.early, self.late)
+        return sum((layer(part) for layer, part in zip(layers, parts, strict=True)), torch.zeros(()))
+
+
+def named(y: Tensor, shares: tuple[float, float, float, float]) -> list[tuple[Tensor, Tensor]]:
+    """Samples that by the features of each layer in turn are of class y, this share of them, and else of the next."""
+    at = torch.arange(len(y)) // CLASSES / (len(y) // CLASSES)
+    parts = [F.one_hot(torch.where(at < share, y, (y + 1) % CLASSES), CLASSES).float() for share in shares]
+    return batches(torch.cat(parts, 1), y)
+
+
+@pytest.mark.parametrize(
+    ("forget", "place"),
+    [
+        # Right on less of the forget data than of held-out data: wrong labels, which the last layer has memorised. Of
+        # the two that have not, the one that tells more; what is never right on either tells nothing.
+        ((0.0, 0.12, 0.2, 1.0), "early"),
+        # As often right on both everywhere: where held-out data is told best.
+        ((0.2, 0.6, 0.8, 1.0), "late"),
+    ],
+)
+def test_the_layer_is_the_one_that_tells_most_of_those_that_have_not_memorised(
+    forget: tuple[float, float, float, float], place: str
+) -> None:
+    y = torch.arange(400) % CLASSES
+    model = Parts().train()
+    loaders = named(y, forget), named(y, (1.0, 1.0, 1.0, 1.0)), named(y, (0.2, 0.6, 0.8, 1.0))
+    assert telling_layer(model, *loaders, CLASSES, 10) == Place(place, given=True)
+    assert all(module.training and not module._forward_pre_hooks for module in model.modules())
+
+
+class TimeFirst(nn.Module):
+    """A sequence model with time steps before samples inside, and a layer that is given one vector at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.inside, self.mixed, self.last = (nn.Linear(5, 5) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.inside(self.first(x).transpose(0, 1)).mean(0)
+        return self.last(self.mixed(torch.ones(5)) + self.mixed(hidden).relu())
+
+
+def test_only_what_has_a_row_per_sample_is_looked_at() -> None:
+    y = torch.arange(44) % 4
+    with seeded(0):
+        model, x = TimeFirst(), torch.randn(44, 4, 5)
+    loader = batches(x, y)  # 4 time steps, and 4 samples in the last batch
+    place = telling_layer(model, loader, loader, loader, 5, 3)
+    assert place.layer in ("mixed", "last")
+    for layer in (Place("mixed", given=True), Place("last", given=True)):
+        votes, labels = NeighbourVotes(model, loader, 5, 1, layer)(loader)
+        assert torch.equal(labels, y)
+        assert float((votes.argmax(1) == y).float().mean()) > 0.8  # a sample's nearest is itself, but for ties
+    with pytest.raises(ValueError, match="layer 'inside' has 4 rows for a batch of 20 samples"):
+        NeighbourVotes(model, loader, 5, 3, "inside")
+    with pytest.raises(ValueError, match=r"layer 'mixed' must return a tensor .*got \(5,\)"):
+        NeighbourVotes(model, loader, 5, 3, "mixed")
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
+
+
+def test_a_model_with_no_layer_after_the_first_needs_one_named() -> None:
+    part, kept, unseen = (batches(*data(n, seed)) for n, seed in ((20, 5), (60, 4), (40, 6)))
+    for model, name in ((nn.Linear(22, 4), ""), (nn.Sequential(nn.Linear(22, 4)), "0")):
+        arguments: dict[str, Any] = {"strategy": fg.RandomK(0.5), "heldout_loader": unseen}
+        with pytest.raises(ValueError, match="name a module by neighbour_layer"):
+            fg.unlearn(model, part, kept, repair=fg.Repair(epochs=1, forget="heldout"), **arguments)
+        repair = fg.Repair(epochs=1, forget="heldout", neighbour_layer=name)
+        assert fg.unlearn(model, part, kept, repair=repair, **arguments).record.forget_steps == 3
 
 
 def unlearned(forget: str, mislabelled: bool) -> tuple[nn.Module, fg.Result]:
@@ -205,3 +404,69 @@ def test_without_heldout_data_that_says_something_it_is_refused() -> None:
             model, batches(*gone), lacking, strategy=fg.RandomK(0.5), repair=repair, heldout_loader=only
         )  # fmt: skip
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_targets_follow_the_model_and_what_was_missed_every_other_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, gone = overfitted(False)
+    looks: list[tuple[int, int | None]] = []
+    follow = Targets.follow
+
+    def watched(self: Targets, heldout: Outputs, forget: Outputs | None = None) -> None:
+        looks.append((len(heldout), None if forget is None else len(forget)))
+        follow(self, heldout, forget)
+
+    monkeypatch.setattr(Targets, "follow", watched)
+    # 30 steps of 20 forget samples: 10 passes over 60.
+    repair = fg.Repair(epochs=2, forget="heldout", forget_batch=20, neighbours=30)
+    fg.unlearn(
+        copy.deepcopy(model),
+        batches(*gone),
+        batches(*data(KEPT, 4)),
+        strategy=fg.RandomK(0.5),
+        repair=repair,
+        heldout_loader=batches(*data(UNSEEN, 6)),
+    )
+    assert looks == [(UNSEEN, None)] + 5 * [(UNSEEN, GONE)]
+
+
+@pytest.mark.parametrize("forgotten", [1, 2])
+@pytest.mark.parametrize("unseen", [1, 4])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_a_few_samples_are_enough_and_labels_may_be_bytes(forgotten: int, unseen: int, dtype: torch.dtype) -> None:
+    model = copy.deepcopy(overfitted(False)[0])
+    parts = [data(n, seed) for n, seed in ((forgotten, 5), (60, 4), (unseen, 6))]
+    gone, kept, heldout = (batches(x, y.to(dtype)) for x, y in parts)
+    heldout.append((torch.zeros(0, 22), torch.zeros(0, dtype=dtype)))
+    result = fg.unlearn(
+        model,
+        gone,
+        kept,
+        strategy=fg.RandomK(0.5),
+        repair=fg.Repair(epochs=1, forget="heldout"),
+        heldout_loader=heldout,
+    )
+    assert result.record.forget_steps == 3
+
+
+def test_heldout_data_without_a_sample_is_refused_before_anything_changes() -> None:
+    model, gone = overfitted(False)
+    before = copy.deepcopy(model.state_dict())
+    nothing = [(torch.zeros(0, 22), torch.zeros(0, dtype=torch.int64))]
+    for loader, error, words in (
+        (nothing, ValueError, "heldout_loader has no sample"),
+        ([], ValueError, "heldout_loader is empty"),
+        (iter(batches(*gone)), TypeError, "heldout_loader must be an iterable that can be read again"),
+        ([(gone[0], gone[1] + 4)], ValueError, "heldout_loader has the label"),
+        ([(gone[0], gone[1].float())], TypeError, "from heldout_loader"),
+    ):
+        with pytest.raises(error, match=words):
+            fg.unlearn(
+                model,
+                batches(*gone),
+                batches(*data(KEPT, 4)),
+                strategy=fg.RandomK(0.5),
+                repair=fg.Repair(epochs=1, forget="heldout"),
+                heldout_loader=loader,  # type: ignore[arg-type]
+            )
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())

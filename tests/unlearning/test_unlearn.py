@@ -288,3 +288,54 @@ def test_bad_input_is_refused_and_the_model_stays(
     with pytest.raises(error, match=words):
         fg.unlearn(model, forget, retain, **arguments)
     assert_same(before, state_of(model))
+
+
+def test_scores_may_be_held_in_less_memory_to_the_same_end() -> None:
+    batches = cut(*blobs(64, 0))
+    rest = cut(*blobs(128, 1))
+    changed: dict[str, list[Tensor]] = {}
+    passes: dict[str, int] = {}
+    for memory, budget in (("dense", None), ("streaming", None), ("streaming", 256), ("compact", None)):
+        called = 0
+
+        def loss_fn(model: nn.Module, batch: Any) -> Tensor:
+            nonlocal called
+            called += not model.training
+            return F.cross_entropy(model(batch[0]), batch[1])
+
+        model = mlp()
+        how: dict[str, Any] = {"strategy": fg.TopK(0.3, score="fisher_ratio"), "perturb": fg.Zero(), "loss_fn": loss_fn}
+        repair = fg.Repair(epochs=1, lr=0.05)
+        result = fg.unlearn(model, batches, rest, repair=repair, memory=memory, memory_budget=budget, **how)
+        assert result.selection is not None
+        assert result.selection.k == round(0.3 * result.selection.numel)
+        changed[f"{memory} {budget}"] = [p.detach() for p in model.parameters()]
+        passes[f"{memory} {budget}"] = called
+    for key in ("streaming None", "streaming 256"):
+        assert all(a.equal(b) for a, b in zip(changed["dense None"], changed[key], strict=True)), key
+    # Both loaders' batches once; where little may be held, for each group of parameters anew.
+    assert passes["dense None"] == passes["compact None"] == passes["streaming None"] == 4
+    assert passes["streaming 256"] > 8
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"memory": "little"}, "memory must be one of .*, got 'little'"),
+        ({"memory": "streaming", "strategy": fg.TopK(0.3, scope="channel")}, "use memory='dense' with it"),
+        ({"memory_budget": 4096}, "memory_budget is for memory='streaming'"),
+        ({"memory": "streaming", "memory_budget": 0}, "memory_budget must be .*, got 0"),
+    ],
+)
+def test_a_way_to_hold_scores_that_can_not_be_is_refused_before_anything_is_read(
+    how: dict[str, Any], words: str
+) -> None:
+    def unread() -> Iterator[Any]:
+        raise AssertionError("read")
+        yield
+
+    model = mlp()
+    was = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=words):
+        fg.unlearn(model, unread(), cut(*blobs(64, 1)), **{"strategy": fg.TopK(0.3), **how})
+    assert all(was[name].equal(value) for name, value in model.state_dict().items())

@@ -38,7 +38,8 @@ def unlearn_command(
     forget: Annotated[Path, typer.Option(help="Text file with the row numbers to forget, one per line.")],
     out: Annotated[Path, typer.Option(help="Where to write the unlearned weights.")],
     heldout: Annotated[
-        Path | None, typer.Option(help="Data never trained on, like --data: tells when enough is forgotten.")
+        Path | None,
+        typer.Option(help="Data never trained on, like --data: tells when enough is forgotten, or how far to go."),
     ] = None,
     strategy: Annotated[str, typer.Option(help="topk, randomk or random_topk.")] = "topk",
     score: Annotated[str, typer.Option(help="grad, abs_grad, fisher, saliency or fisher_ratio.")] = "fisher_ratio",
@@ -59,8 +60,15 @@ def unlearn_command(
     neighbour_layer: Annotated[
         str | None,
         typer.Option(
-            help="Early module of the model in whose output neighbours are found; the first layer by default."
+            help="Early module of the model in whose output neighbours are found; by default the first layer, and for "
+            "heldout the one whose neighbours tell most."
         ),
+    ] = None,
+    memory: Annotated[
+        str, typer.Option(help="How scores are held: dense, streaming (the same answer in less memory) or compact.")
+    ] = "dense",
+    memory_budget: Annotated[
+        int | None, typer.Option(min=1, help="Bytes that sums of gradients may take with --memory streaming.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the selection, the noise and the order of the data.")] = 0,
 ) -> None:
@@ -103,6 +111,8 @@ def unlearn_command(
         ),
         heldout_loader=held,
         progress=True,
+        memory=memory,  # type: ignore[arg-type]
+        memory_budget=memory_budget,
     )
     _write(network, weights, metadata, out)
     _report(result, len(ids), out)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fgunlearn.distributed.processes import Processes
+from fgunlearn.batches import device_of
+from fgunlearn.distributed.processes import Processes, check_group
 
 _SHOWN = 200  # characters of a value that an error shows
 
@@ -50,6 +52,32 @@ def agree(processes: Processes, facts: Callable[[], Mapping[str, Any]]) -> None:
             raise ValueError(_difference(name, digests, processes.gather_texts(text)))
 
 
+@contextlib.contextmanager
+def errors_told(group: Any, model: object) -> Iterator[None]:
+    """An error inside, before this process's :func:`agree`, is one of the others in theirs.
+
+    Args:
+        group: whose processes are about to call :func:`agree`; with None nothing is told.
+        model: tells the device over which the group talks, as far as it is one.
+
+    Raises:
+        TypeError, ValueError: what was raised inside, or ``group`` is no process group of this process.
+    """
+    if group is not None:
+        check_group(group)
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if group is None:
+            raise
+        device = device_of(model) if isinstance(model, nn.Module) else torch.device("cpu")
+
+        def facts(wrong: Exception = error) -> Mapping[str, Any]:
+            raise wrong
+
+        agree(Processes((group,), device), facts)
+
+
 def raise_together(processes: Processes, error: BaseException | None, what: str) -> None:
     """Raises the error here, and one that tells of it on the other ranks; nothing if no rank has one.
 
@@ -64,6 +92,25 @@ def raise_together(processes: Processes, error: BaseException | None, what: str)
     failed = [rank for rank, said in enumerate(words) if said]
     if failed:
         raise RuntimeError(f"{_ranks(failed)} could not {what}: {words[failed[0]]}")
+
+
+@contextlib.contextmanager
+def all_succeed(processes: Processes | None, what: str) -> Iterator[None]:
+    """What one process runs into inside, where nothing is communicated, is an error of all; see :func:`raise_together`.
+
+    Args:
+        processes: all of which come here; None for one process.
+        what: they are doing.
+    """
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as raised:
+        if processes is None:
+            raise
+        error = raised
+    if processes is not None:
+        raise_together(processes, error, what)
 
 
 def _digest(text: str) -> Tensor:

@@ -86,7 +86,7 @@ def processes_of(tensors: Mapping[str, Tensor], group: Any = None) -> Processes 
     sharded = {name: tensor for name, tensor in tensors.items() if is_dtensor(tensor)}
     if group is None and not sharded:
         return None
-    _check_group(group)
+    check_group(group)
     device = next((tensor.device for tensor in tensors.values() if isinstance(tensor, Tensor)), torch.device("cpu"))
     plain = [name for name in tensors if name not in sharded]
     if sharded and plain:
@@ -112,7 +112,12 @@ def processes_of(tensors: Mapping[str, Tensor], group: Any = None) -> Processes 
     return Processes((group,), device)
 
 
-def _check_group(group: Any) -> None:
+def check_group(group: Any) -> None:
+    """Refuses what can't be talked over; None passes where torch.distributed is initialised.
+
+    Raises:
+        TypeError, ValueError: see :func:`processes_of`.
+    """
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         raise ValueError("group: torch.distributed is not initialised: call torch.distributed.init_process_group first")
     if group is None:

@@ -68,15 +68,19 @@ def scores_over(
                 values.mul_(local_part(parameters[name]))
             if kind in ("grad", "saliency"):
                 values.abs_()
-    refuse_nonfinite_over(scores, parameters)
+    refuse_nonfinite_over(scores, parameters, processes)
     return scores
 
 
-def refuse_nonfinite_over(scores: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]) -> None:
+def refuse_nonfinite_over(
+    scores: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter], processes: Processes
+) -> None:
     """Raises, on all processes, a ValueError that names the first parameter with a NaN or infinite score."""
     from fgunlearn.selection.scores import nonfinite
 
-    for (name, parameter), count in zip(parameters.items(), nonfinite_counts(scores, parameters), strict=True):
+    # The sums of replicas are the same everywhere; the parameters that "saliency" multiplies them by may not be.
+    counts = processes.gather(torch.tensor(nonfinite_counts(scores, parameters))).amax(0).tolist()
+    for (name, parameter), count in zip(parameters.items(), counts, strict=True):
         if count:
             raise nonfinite(name, parameter.numel(), count)
 

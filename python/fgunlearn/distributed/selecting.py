@@ -32,7 +32,7 @@ def select_over(
     strategy: Strategy,
     retain_loader: Loader | None,
     progress: bool,
-    check: Callable[[], None],
+    check: Callable[[], object],
     processes: Processes,
 ) -> Selection:
     """:func:`fgunlearn.select` of a model that several processes hold; ``check`` looks at the arguments.
@@ -73,7 +73,7 @@ def select_over(
             # As in one process, the sums are ranked before their division.
             sums = sums_over(*how, strategy.score_kind, "loader", progress, processes)
             scores, seen = sums.values, sums.seen
-            refuse_nonfinite_over(scores, parameters)
+            refuse_nonfinite_over(scores, parameters, processes)
         else:
             scores = scores_over(*how, strategy.score_kind, retain_loader, progress, processes)
         counts = apportion(top, numels) if each else [top]
@@ -110,7 +110,7 @@ def _of_replicas(
         selection = strategy.choose(detached, None if kind is None else ranked, channels)
     elif kind in FUSED_KINDS and channels is None:
         sums = sums_over(model, parameters, loader, loss_fn, kind, "loader", progress, processes)
-        refuse_nonfinite_over(sums.values, parameters)
+        refuse_nonfinite_over(sums.values, parameters, processes)
         selection = strategy.choose(detached, {name: value.abs_() for name, value in sums.values.items()}, None)
         if selection.threshold is not None:
             threshold = quotient(selection.threshold, dict(parameters), sums.seen)

@@ -23,10 +23,10 @@ class ShardedSelection(Selection):
 
     ``shapes``, ``numel``, ``counts``, ``k``, ``ratio`` and ``density()`` are those of the whole; ``indices`` are flat
     indices into this process's part of each tensor (of dtype int32 where the part has fewer than 2**31 elements), and
-    ``layouts`` say where the parts lie. Each of ``|``, ``&``, ``-``, :meth:`full`, :meth:`save` and (where it changes
-    anything) :meth:`shard` has to be called by all processes of the group; nothing else here communicates. Equality
-    compares counts and a 128-bit hash of the whole selections, so that it has one answer everywhere, also for a
-    selection sharded in another way or not at all.
+    ``layouts`` say where the parts lie. Each of ``|``, ``&``, ``-``, :meth:`full`, :meth:`save` and :meth:`shard` has
+    to be called by all processes of the group; nothing else here communicates. Equality compares counts and a 128-bit
+    hash of the whole selections, so that it has one answer everywhere, also for a selection sharded in another way or
+    not at all.
 
     Not picklable: save it, or pickle what :meth:`full` returns. It is made by :func:`fgunlearn.select`,
     :func:`fgunlearn.topk` and :func:`fgunlearn.randomk`, or from an ordinary one by :meth:`Selection.shard`.
@@ -146,7 +146,7 @@ class ShardedSelection(Selection):
         from fgunlearn.parameters import trainable
 
         parameters = trainable(model)
-        if self.is_placed_as(parameters.values()):
+        if self._all_say(self.is_placed_as(parameters.values())):
             return self
         return self.full().shard(model)
 
@@ -154,9 +154,17 @@ class ShardedSelection(Selection):
         """Whether each tensor has the layout that this selection's has, on this process."""
         tensors = list(tensors)
         return len(tensors) == len(self._layouts) and all(
-            is_dtensor(tensor) and layout_of(tensor) == layout and tensor.device_mesh == layout.mesh
+            is_dtensor(tensor)
+            and layout_of(tensor) == layout
+            and tensor.device_mesh == layout.mesh
+            # Two ways to place a small tensor may give this process the same part, and another one not.
+            and tuple(tensor.placements) == layout.placements
             for tensor, layout in zip(tensors, self._layouts, strict=True)
         )
+
+    def _all_say(self, yes: bool) -> bool:
+        """Whether every process says so: parts may be alike on one and not on another."""
+        return int(self._processes.sum(torch.tensor([int(not yes)]))) == 0
 
     def to(self, device: torch.device | str) -> Selection:
         """The same selection with its indices on ``device``."""
@@ -187,7 +195,7 @@ class ShardedSelection(Selection):
     def _sharded_alike(self, other: Selection) -> Sequence[Tensor]:
         """The other's coordinates in the parts that this one has."""
         if isinstance(other, ShardedSelection):
-            if other._layouts == self._layouts:
+            if self._all_say(other._layouts == self._layouts):
                 return other._indices
             other = other.full()
         return [index for _, index in _local(other, self._layouts)]

@@ -20,6 +20,8 @@ What holds for all of them:
 - After an error or Ctrl-C the model is as it was. Every module comes back in the mode it had, and no trainable
   parameter keeps a gradient.
 - Only parameters that require grad change, and buffers (batch-norm statistics), as training changes them.
+- Models sharded over processes (DTensors, as FSDP2 makes them) are for topk, randomk and random_topk, which do what
+  :func:`fgunlearn.unlearn` does, and refuse there what it refuses. The others refuse them.
 - Bad arguments raise a TypeError or ValueError that names argument and value, before anything changes.
 """
 

@@ -23,6 +23,7 @@ from fgunlearn.batches import (
     known_size,
     one_pass,
 )
+from fgunlearn.distributed.layout import is_dtensor
 from fgunlearn.optim import SparseOptimizer
 from fgunlearn.parameters import trainable
 from fgunlearn.progress import bar
@@ -142,13 +143,25 @@ class Pass:
             )
 
 
-def checked(model: nn.Module, loss_fn: LossFunction | None, seed: int) -> LossFunction:
+def checked(model: nn.Module, loss_fn: LossFunction | None, seed: int, alone: str | None = None) -> LossFunction:
     """What every method checks: a model with parameters to train, and a seed. Returns the loss to use.
 
+    Args:
+        model: the model.
+        loss_fn: the method's argument.
+        seed: the method's argument.
+        alone: the name of a method that one process runs on whole parameters.
+
     Raises:
-        TypeError, ValueError: argument and value are named.
+        TypeError, ValueError: argument and value are named; a DTensor, for a method that works ``alone``.
     """
-    trainable(model)
+    parameters = trainable(model)
+    for name, parameter in parameters.items():
+        if alone is not None and is_dtensor(parameter):
+            raise ValueError(
+                f"{alone} works on whole parameters, in one process, and parameter {name!r} is a DTensor: use topk, "
+                "randomk, random_topk or fgunlearn.unlearn, which take sharded models, or a model that is not sharded"
+            )
     check_seed(seed)
     if loss_fn is not None and not callable(loss_fn):
         raise TypeError(f"loss_fn must be a function of model and batch, or None, got {loss_fn!r}")

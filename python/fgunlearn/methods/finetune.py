@@ -53,7 +53,7 @@ def finetune(
     descent = Descent(
         epochs=epochs, lr=lr, momentum=momentum, weight_decay=weight_decay, schedule=schedule, warmup=warmup
     )
-    loss_fn = checked(model, loss_fn, seed)
+    loss_fn = checked(model, loss_fn, seed, "finetune")
     rehearsal = Pass.over(retain_loader, "retain_loader", retain_terms(model, loss_fn))
     with changing(model) as result:
         descend(result, descent, [[rehearsal]] * epochs, phase="finetune", progress=progress)

@@ -56,7 +56,7 @@ def fisher_forget(
     """
     check_number(strength, "strength", low=0.0, above=True)
     check_number(max_std, "max_std", low=0.0, above=True)
-    loss_fn = checked(model, loss_fn, seed)
+    loss_fn = checked(model, loss_fn, seed, "fisher_forget")
     count_batches(retain_loader, "retain_loader")
     with changing(model) as result:
         parameters = trainable(model)

@@ -55,7 +55,7 @@ def gradient_ascent(
     descent = Descent(
         epochs=epochs, lr=lr, momentum=momentum, weight_decay=weight_decay, schedule=schedule, warmup=warmup
     )
-    of = checked(model, loss_fn, seed)
+    of = checked(model, loss_fn, seed, "gradient_ascent")
 
     def climb(batch: Any, done: float) -> Terms:
         loss = -checked_loss(of(model, batch))

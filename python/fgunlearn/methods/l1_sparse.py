@@ -63,7 +63,7 @@ def l1_sparse(
     descent = Descent(
         epochs=epochs, lr=lr, momentum=momentum, weight_decay=weight_decay, schedule=schedule, warmup=warmup
     )
-    of = checked(model, loss_fn, seed)
+    of = checked(model, loss_fn, seed, "l1_sparse")
     parameters = list(trainable(model).values())
     # A sum over many weights is beyond float16, and beyond bfloat16's digits.
     wide = torch.float64 if any(p.dtype == torch.float64 for p in parameters) else torch.float32

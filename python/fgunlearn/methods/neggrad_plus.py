@@ -61,7 +61,7 @@ def neggrad_plus(
     descent = Descent(
         epochs=epochs, lr=lr, momentum=momentum, weight_decay=weight_decay, schedule=schedule, warmup=warmup
     )
-    of = checked(model, loss_fn, seed)
+    of = checked(model, loss_fn, seed, "neggrad_plus")
     count_batches(forget_loader, "forget_loader")
     gone = endlessly(forget_loader, "forget_loader")
 

@@ -60,7 +60,7 @@ def random_label(
     descent = Descent(
         epochs=epochs, lr=lr, momentum=momentum, weight_decay=weight_decay, schedule=schedule, warmup=warmup
     )
-    loss_fn = checked(model, loss_fn, seed)
+    loss_fn = checked(model, loss_fn, seed, "random_label")
     count_batches(forget_loader, "forget_loader")
     retain = Pass.over(retain_loader, "retain_loader", retain_terms(model, loss_fn))
     with changing(model) as result:

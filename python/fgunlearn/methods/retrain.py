@@ -69,7 +69,7 @@ def retrain(
         schedule=schedule,
         warmup=warmup,
     )
-    loss_fn = checked(model, loss_fn, seed)
+    loss_fn = checked(model, loss_fn, seed, "retrain")
     training = Pass.over(retain_loader, "retain_loader", retain_terms(model, loss_fn))
     with changing(model) as result:
         with timed(result.seconds, "initialise", device_of(model)), torch.no_grad():

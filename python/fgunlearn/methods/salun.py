@@ -62,7 +62,7 @@ def salun(
     descent = Descent(
         epochs=epochs, lr=lr, momentum=momentum, weight_decay=weight_decay, schedule=schedule, warmup=warmup
     )
-    loss_fn = checked(model, loss_fn, seed)
+    loss_fn = checked(model, loss_fn, seed, "salun")
     count_batches(forget_loader, "forget_loader")
     retain = Pass.over(retain_loader, "retain_loader", retain_terms(model, loss_fn))
     seconds: dict[str, float] = {}

@@ -80,7 +80,7 @@ def scrub(
     check_number(alpha, "alpha", low=0.0)
     check_number(gamma, "gamma", low=0.0)
     check_number(temperature, "temperature", low=0.0, above=True)
-    checked(model, loss_fn, seed)
+    checked(model, loss_fn, seed, "scrub")
     device = device_of(model)
     with changing(model) as result:
         with timed(result.seconds, "teacher", device):

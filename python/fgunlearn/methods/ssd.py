@@ -59,7 +59,7 @@ def ssd(
     """
     check_number(alpha, "alpha", low=0.0)
     check_number(lambda_, "lambda_", low=0.0)
-    loss_fn = checked(model, loss_fn, seed)
+    loss_fn = checked(model, loss_fn, seed, "ssd")
     count_batches(forget_loader, "forget_loader")
     count_batches(retain_loader, "retain_loader")
     parameters = trainable(model)

@@ -18,6 +18,7 @@ from fgunlearn.metrics.forgetting import (
 )
 from fgunlearn.metrics.likelihood import lira_scores, u_lira_scores
 from fgunlearn.metrics.membership import MembershipJudge, losses_auc, membership_auc
+from fgunlearn.metrics.min_k import min_k_prob
 from fgunlearn.metrics.mmd import TwoSampleTest, median_bandwidth, mmd_test, squared_mmd
 from fgunlearn.metrics.outputs import Outputs
 from fgunlearn.metrics.reference import (
@@ -69,6 +70,7 @@ __all__ = [
     "memory_retention_rate",
     "mia",
     "mia_of",
+    "min_k_prob",
     "mmd_test",
     "nomus",
     "nomus_of",

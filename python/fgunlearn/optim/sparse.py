@@ -52,8 +52,9 @@ class SparseOptimizer(torch.optim.Optimizer):
 
     Of sharded parameters (DTensors, as FSDP2 makes them) every process steps its own part, with state for the selected
     coordinates that are there, and communicates nothing. ``free_grads`` leaves DTensors as gradients that hold the
-    selected values alone. ``state_dict()`` is this process's and fits the same sharding;
-    :class:`fgunlearn.distributed.checkpoint.OptimizerState` goes through ``torch.distributed.checkpoint`` and fits any.
+    selected values alone, which a ``GradScaler`` refuses. ``state_dict()`` is this process's and fits the same
+    sharding; :class:`fgunlearn.distributed.checkpoint.OptimizerState` goes through ``torch.distributed.checkpoint`` and
+    fits any.
 
     Args:
         optimizer: a ``torch.optim.SGD``, ``Adam`` or ``AdamW``.

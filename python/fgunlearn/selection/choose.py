@@ -79,6 +79,9 @@ def select(
       batch; where one ends early, its last batch goes on at weight 0. Scores stay where the shards are: ranking sends
       less than 200 KB of counts per process, whatever the model's size (scope "tensor": less than 1 MiB with up to
       about a thousand tensors). Scope "channel" is refused.
+      What fails in one rank's ``loader`` is an error of all. What fails in its ``loss_fn`` is not: the others are in
+      the middle of a pass that needs it, and wait until that rank's process ends or the group's timeout
+      (``init_process_group(timeout=...)``) has passed.
     - Plain parameters with ``group`` are replicas, the same on every process: scores are summed over all loaders'
       batches, by one all-reduce of their n values, and every process selects the same. One without data needs an empty
       loader. Wrapped in ``DistributedDataParallel``, ``loss_fn`` gets the module inside.
@@ -107,24 +110,21 @@ def select(
             the counts. Where it doesn't, the answer is exact for the last reading.
     """
     # Above this module:
+    from fgunlearn.distributed.agreement import errors_told
     from fgunlearn.distributed.processes import processes_of
     from fgunlearn.distributed.selecting import select_over
+
+    with errors_told(group, model):
+        parameters = trainable(model)
+        processes = processes_of({f"parameter {name!r}": p for name, p in parameters.items()}, group)
 
     def checked() -> int:
         if not isinstance(strategy, (TopK, RandomK, RandomTopK)):
             raise TypeError(f"strategy must be a TopK, RandomK or RandomTopK, got {strategy!r}")
-        return _checked_memory(memory, memory_budget, strategy)
+        return check_memory(memory, memory_budget, strategy, several=processes is not None)
 
-    parameters = trainable(model)
-    processes = processes_of({f"parameter {name!r}": p for name, p in parameters.items()}, group)
     if processes is not None:
-
-        def check() -> None:
-            checked()
-            if memory != "dense":
-                raise ValueError(f"memory must be 'dense' over several processes, got {memory!r}")
-
-        return select_over(model, parameters, loader, loss_fn, strategy, retain_loader, progress, check, processes)
+        return select_over(model, parameters, loader, loss_fn, strategy, retain_loader, progress, checked, processes)
     memory_budget = checked()
     numels = [p.numel() for p in parameters.values()]
     k = resolve_k(sum(numels), strategy.k, strategy.ratio)  # refused before the work
@@ -159,8 +159,21 @@ def select(
     return strategy.complete(detached, indices, threshold)
 
 
-def _checked_memory(memory: Memory, memory_budget: int | None, strategy: Strategy) -> int:
+def check_memory(memory: Memory, memory_budget: int | None, strategy: Strategy, *, several: bool) -> int:
+    """Refuses a way to hold scores that the strategy can't use; returns the budget in bytes.
+
+    Args:
+        memory: see :func:`select`.
+        memory_budget: see :func:`select`.
+        strategy: see :func:`select`.
+        several: whether several processes select together.
+
+    Raises:
+        TypeError, ValueError: argument and value are named.
+    """
     check_choice(memory, get_args(Memory), "memory")
+    if memory != "dense" and several:
+        raise ValueError(f"memory must be 'dense' over several processes, got {memory!r}")
     if memory != "dense" and strategy.scope == "channel" and strategy.score_kind is not None:
         raise ValueError(
             f"scope='channel' adds up scores that memory={memory!r} does not hold: use memory='dense' with it"

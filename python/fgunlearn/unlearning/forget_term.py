@@ -24,7 +24,7 @@ from fgunlearn.batches import (
     x_and_y,
 )
 from fgunlearn.metrics.outputs import Outputs
-from fgunlearn.unlearning.neighbours import NeighbourVotes, check_class_numbers, telling_layer
+from fgunlearn.unlearning.neighbours import NeighbourVotes, Place, check_class_numbers, telling_layer
 from fgunlearn.unlearning.repair import Repair
 from fgunlearn.unlearning.stopping import StopRule
 from fgunlearn.unlearning.targets import Targets
@@ -90,6 +90,7 @@ class ForgetTerm:
         expected = None
         if repair.forget != "ascent" or stopping is not None:
             check_class_numbers(self._y, "forget_loader")
+            self._y = self._y.long()  # what gather and scatter index by
         if repair.forget == "heldout":
             self._prepare_targets(model, retain_loader, heldout_loader, class_count(model, pairs[0][0]), repair)
         guided = repair.guided and repair.forget == "unlikelihood"
@@ -112,16 +113,18 @@ class ForgetTerm:
                 "forget='heldout' needs heldout_loader, data never trained on; without it use forget='neighbour'"
             )
         count_batches(heldout_loader, "heldout_loader")
-        self._heldout = list(heldout_loader)
-        layer = repair.neighbour_layer or telling_layer(
-            model, self._batches, retain_loader, self._heldout, classes, repair.neighbours
-        )
+        self._heldout = [batch for batch in heldout_loader if not without_samples(batch)]
+        if not self._heldout:
+            raise ValueError("heldout_loader has no sample")
+        layer: str | Place | None = repair.neighbour_layer
+        if layer is None:
+            layer = telling_layer(model, self._batches, retain_loader, self._heldout, classes, repair.neighbours)
         vote = NeighbourVotes(model, retain_loader, classes, repair.neighbours, layer)
         votes, _ = vote(self._batches)
         heldout_votes, heldout_labels = vote(self._heldout)
         check_class_numbers(heldout_labels, "heldout_loader", classes)
         source = Outputs.of(model, self._batches, "forget_loader")
-        self._targets = Targets(source, votes, heldout_votes, heldout_labels, vote.known)
+        self._targets = Targets(source, votes, heldout_votes, heldout_labels.long(), vote.known)
         self._targets.follow(Outputs.of(model, self._heldout, "heldout_loader"))
 
     def losses(self, model: nn.Module, retain_batch: Any) -> tuple[Tensor, Tensor, int]:

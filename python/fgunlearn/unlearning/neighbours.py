@@ -54,21 +54,32 @@ def features(model: nn.Module, loader: Loader, place: Place) -> tuple[Tensor, Te
     """The features of all batches, flattened per sample and of length 1, and the labels.
 
     Returns:
-        float32 (samples, features) and int64 (samples,).
+        float32 (samples, features) and the labels (samples,) in the loader's dtype.
 
     Raises:
-        ValueError: an empty loader; a layer that the forward pass does not reach.
+        ValueError: an empty loader; a layer that the forward pass does not reach, or that returns something else than
+            a tensor with one row per sample.
     """
     taken: list[Tensor] = []
 
-    def take(module: nn.Module, inputs: Any, output: Tensor | None = None) -> None:
-        taken.append(_directions(inputs[0] if output is None else output))
+    def take_given(module: nn.Module, inputs: Any) -> None:
+        if _has_rows(inputs):  # the call that places are compared by
+            taken.append(_directions(inputs[0]))
+            raise _Reached
+
+    def take_returned(module: nn.Module, inputs: Any, output: Any) -> None:
+        if not _has_rows((output,)):
+            found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise ValueError(f"layer {place.layer!r} must return a tensor (samples, ...) for neighbours, got {found}")
+        taken.append(_directions(output))
         raise _Reached
 
     device = device_of(model)
     labels = []
     module = model.get_submodule(place.layer)
-    handle = module.register_forward_pre_hook(take) if place.given else module.register_forward_hook(take)
+    handle = (
+        module.register_forward_pre_hook(take_given) if place.given else module.register_forward_hook(take_returned)
+    )
     try:
         with evaluation_mode(model):
             for batch in loader:
@@ -81,11 +92,21 @@ def features(model: nn.Module, loader: Loader, place: Place) -> tuple[Tensor, Te
                     labels.append(y.to(device))
                 else:
                     raise ValueError(f"layer {place.layer!r} is not reached by the model's forward pass")
+                if len(taken[-1]) != len(y):  # time steps first: rows of one sample would get another's label
+                    raise ValueError(
+                        f"layer {place.layer!r} has {len(taken[-1])} rows for a batch of {len(y)} samples: neighbours "
+                        "need a layer whose first dimension is the batch"
+                    )
     finally:
         handle.remove()
     if not labels:
         raise ValueError("the loader is empty")
     return torch.cat(taken), torch.cat(labels)
+
+
+def _has_rows(values: Any) -> bool:
+    """Whether the first of the values is a tensor that can have a row per sample."""
+    return bool(values) and isinstance(values[0], Tensor) and values[0].dim() >= 2
 
 
 def _directions(output: Tensor, most: int = _FEATURES) -> Tensor:
@@ -134,8 +155,9 @@ class NeighbourVotes:
         if self._place.layer not in dict(model.named_modules()):
             raise ValueError(f"neighbour_layer must name a module of the model, got {self._place.layer!r}")
         self._model, self._classes, self._neighbours = model, classes, neighbours
-        self._kept, self._labels = features(model, retain, self._place)
-        check_class_numbers(self._labels, "retain_loader", classes)
+        self._kept, labels = features(model, retain, self._place)
+        check_class_numbers(labels, "retain_loader", classes)
+        self._labels = labels.long()
 
     @property
     def known(self) -> Tensor:
@@ -162,18 +184,19 @@ def telling_layer(
 ) -> Place:
     """The place in the model whose neighbours know most about held-out samples, and no more about the forget samples.
 
-    Places are what the convolution and linear layers are given, at most ``_PLACES`` evenly spread over the depth; the
-    first ``_LOOKED_AT`` samples of each loader are looked at. Where a place's votes are right on a larger share of the
-    forget samples, relative to the held-out ones, than at other places that tell as much, it is memorised labels that
-    they repeat: places are compared by the smallest such ratio, give or take ``_SLACK``, and of those the one with the
-    most right votes on held-out samples is taken.
+    Places are what the convolution and linear layers but for the first are given, at most 6 evenly spread over the
+    depth; of each loader the first batches are looked at, until they have 2,000 samples, so let the remaining data be
+    shuffled. Places whose votes are right on less than half as many held-out samples as the best place's are out. Where
+    the others are right on a larger share of the forget samples, relative to the held-out ones, than the place where
+    that ratio is smallest, give or take 0.1, it is memorised labels that they repeat. Of those that are left, the one
+    with the most right votes on held-out samples is taken, the first of equals.
 
     Raises:
-        ValueError: no convolution or linear layer with features to take.
+        ValueError: no such layer, or none that is given one row per sample.
     """
     names = _weighted_layers(model)
-    candidates = [names[round(i * (len(names) - 1) / max(1, _PLACES - 1))] for i in range(min(_PLACES, len(names)))]
-    candidates = list(dict.fromkeys(candidates))
+    count = min(_PLACES, len(names))
+    candidates = [names[round(i * (len(names) - 1) / max(1, count - 1))] for i in range(count)]
     seen = [_given_to(model, loader, candidates) for loader in (retain, forget, heldout)]
     for (_, labels), argument in zip(seen, ("retain_loader", "forget_loader", "heldout_loader"), strict=True):
         check_class_numbers(labels, argument, classes)
@@ -185,11 +208,14 @@ def telling_layer(
         kept, kept_labels = seen[0][0][name], seen[0][1]
         rights = []
         for (given, labels), comparable in ((seen[1], slice(None)), (seen[2], known)):
-            votes = _votes(given[name][comparable], kept, kept_labels, classes, neighbours)
+            votes = _votes(given[name][comparable], kept, kept_labels.long(), classes, neighbours)
             rights.append(float((votes.argmax(1) == labels[comparable]).double().mean()) if len(votes) else 0.0)
         shares[name] = rights
     if not shares:
-        raise ValueError("the model has no convolution or linear layer to take neighbours' features from")
+        raise ValueError(
+            "neighbours are looked for in what convolution and linear layers after the first are given, and this model "
+            "has none that is given one row per sample: name a module by neighbour_layer"
+        )
     most = max(unseen for _, unseen in shares.values())
     telling = {name: pair for name, pair in shares.items() if pair[1] >= most / 2.0 and pair[1] > 0.0}
     if not telling:  # nothing is told anywhere
@@ -218,7 +244,7 @@ def _given_to(model: nn.Module, loader: Loader, layers: list[str]) -> tuple[dict
 
     def hook(name: str) -> Any:
         def take(module: nn.Module, inputs: Any) -> None:
-            if name not in taken and inputs and isinstance(inputs[0], Tensor) and inputs[0].dim() >= 2:
+            if name not in taken and _has_rows(inputs):
                 taken[name] = _directions(inputs[0], _FEATURES_TO_COMPARE)
 
         return take

@@ -67,10 +67,11 @@ class Targets:
             raise ValueError("heldout_loader has no sample of a class that the remaining data has")
         self.supported_share = _supported_share(votes, labels, heldout_votes[comparable], heldout_labels[comparable])
         by_votes = torch.argsort(own + 1e-9 * source.log_odds, stable=True)
-        self._supported = by_votes[round((1.0 - self.supported_share) * len(labels)) :].sort().values
+        supported = by_votes[round((1.0 - self.supported_share) * len(labels)) :]
+        self._supported = supported[known[labels[supported]]].sort().values
         self._ease = _ranks(own + 1e-9 * source.log_odds) + _ranks(source.log_odds)
         self._hardest_first = torch.argsort(self._ease[self._supported], stable=True)
-        self._others = _other_classes(source, votes)
+        self._others = _other_classes(source, votes, known)
         self._feedback = torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
         self._log_odds = torch.full_like(self._feedback, torch.nan)
         self._probabilities = self._others * (1.0 - _SMOOTHING) + _SMOOTHING / votes.shape[1]
@@ -162,15 +163,20 @@ def _spread(values: Tensor, count: int) -> Tensor:
     return torch.quantile(values, places)
 
 
-def _other_classes(source: Outputs, votes: Tensor) -> Tensor:
+def _other_classes(source: Outputs, votes: Tensor, known: Tensor) -> Tensor:
     """How the classes other than a sample's own share what is not its likelihood: float64, rows of sum 1.
+
+    A class that the remaining data lacks has nothing, whatever the source model says, unless there is no other.
 
     Where a retrained model is wrong on a forget sample, the source model's runner-up names its prediction more often
     than the votes do, and both together more often than either.
     """
     own = source.labels[:, None]
-    of_source = torch.softmax(source.logits.double().scatter(1, own, -torch.inf), 1)
-    of_votes = (votes.double() + _NO_VOTE).scatter(1, own, 0.0)
+    other = torch.ones_like(votes, dtype=torch.bool).scatter(1, own, False)
+    known_other = other & known
+    left_out = ~torch.where(known_other.any(1, keepdim=True), known_other, other)
+    of_source = torch.softmax(source.logits.double().masked_fill(left_out, -torch.inf), 1)
+    of_votes = (votes.double() + _NO_VOTE).masked_fill(left_out, 0.0)
     of_votes = of_votes / of_votes.sum(1, keepdim=True)
     shares = ((of_source + of_votes) / 2.0).pow(_SHARPENING)
     return shares / shares.sum(1, keepdim=True)

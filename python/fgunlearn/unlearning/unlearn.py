@@ -8,11 +8,12 @@ from typing import Any
 from torch import nn
 
 from fgunlearn.batches import Loader, LossFunction, count_batches, without_samples
-from fgunlearn.distributed.agreement import agree
+from fgunlearn.distributed.agreement import agree, all_succeed
 from fgunlearn.distributed.processes import processes_of
 from fgunlearn.parameters import trainable
 from fgunlearn.perturb import Ascent, Gaussian, Perturbation, Reset, Shrink, Zero, perturb_
 from fgunlearn.selection import RandomK, RandomTopK, Strategy, TopK, select
+from fgunlearn.selection.choose import Memory, check_memory
 from fgunlearn.selection.strategies import resolve_k
 from fgunlearn.unlearning.changing import changing, timed
 from fgunlearn.unlearning.forget_term import ForgetTerm
@@ -32,6 +33,8 @@ def unlearn(
     repair: Repair | None = None,
     heldout_loader: Loader | None = None,
     progress: bool = False,
+    memory: Memory = "dense",
+    memory_budget: int | None = None,
 ) -> Result:
     """Removes the influence of the forget data from the model, in place, approximately.
 
@@ -42,7 +45,9 @@ def unlearn(
 
     A model whose parameters are DTensors (FSDP2) is unlearned by all processes of its mesh together, each with its own
     part of the forget data and of the remaining data, as many batches of these on every one; losses in the record are
-    means over processes. There ``repair.forget`` can't be guided by neighbours, nor stopped by held-out data.
+    means over processes. There ``repair.forget`` can't be guided by neighbours, nor "heldout", nor stopped by held-out
+    data. An error of one process in the middle of a pass (in the model, ``loss_fn`` or a loader) is one of the others
+    as soon as its process ends or the group's timeout has passed; every process's part of the model is back as it was.
 
     Args:
         model: parameters that require grad take part.
@@ -54,9 +59,13 @@ def unlearn(
         strategy: TopK, RandomK or RandomTopK.
         perturb: Gaussian, Reset, Shrink, Zero or Ascent; None for no perturbation.
         repair: see :class:`Repair`; its defaults when None.
-        heldout_loader: data never trained on, in batches like the others, for the rule that stops forgetting; not read
-            where there is nothing to stop: by a repair without a forget term or with ``stop=False``.
+        heldout_loader: data never trained on, in batches like the others, for the rule that stops forgetting and for
+            the forget term "heldout", which holds it in memory; not read by a repair without a forget term, nor with
+            ``stop=False`` by another one.
         progress: show progress bars on a terminal.
+        memory: how scores are held, see :func:`fgunlearn.select`; "streaming" chooses the coordinates of "dense". It is
+            about scoring alone: each backward pass of the repair has all gradients. Sharded models need "dense".
+        memory_budget: for "streaming", see :func:`fgunlearn.select`.
 
     Raises:
         TypeError, ValueError: what is wrong with which argument; an empty loader; a repair that diverged.
@@ -68,6 +77,7 @@ def unlearn(
 
     def checked() -> dict[str, Any]:
         check_options(model, strategy, perturb, repair)
+        check_memory(memory, memory_budget, strategy, several=processes is not None)
         steps = count_batches(retain_loader, "retain_loader")
         forget_batches.extend(forget_loader)
         if not forget_batches:
@@ -88,13 +98,22 @@ def unlearn(
         sample = None
         if strategy.score_kind is not None:
             sample = list(itertools.islice(retain_loader, len(forget_batches)))
-        selection = select(model, forget_batches, loss_fn, strategy, retain_loader=sample, progress=progress)
+        selection = select(
+            model,
+            forget_batches,
+            loss_fn,
+            strategy,
+            retain_loader=sample,
+            progress=progress,
+            memory=memory,
+            memory_budget=memory_budget,
+        )
     del sample
     with changing(model, selection, everything=repair.update == "all") as result:
         result.seconds.update(seconds)
         forget = None
         if repair.forget != "none" and repair.epochs > 0:
-            with timed(result.seconds, "forget setup", device):
+            with timed(result.seconds, "forget setup", device), all_succeed(processes, "prepare its forget term"):
                 forget = ForgetTerm(model, forget_batches, retain_loader, heldout_loader, loss_fn, repair)
         if perturb is not None:
             with timed(result.seconds, "perturb", device):
@@ -107,12 +126,14 @@ def unlearn(
 def _refuse_for_shards(repair: Repair, heldout_loader: Loader | None) -> None:
     if repair.forget == "none":
         return
-    guided = repair.guided and repair.forget == "unlikelihood"
-    if guided or repair.forget == "neighbour" or (repair.stop and heldout_loader is not None):
-        raise ValueError(
-            f"forget={repair.forget!r} looks for neighbours by one layer's output, and the parameters are DTensors, "
-            "which only a whole forward pass gathers: use guided=False, and stop=False or no heldout_loader"
-        )
+    why = "and the parameters are DTensors, which only a forward pass of all processes gathers: use"
+    neighbours = f"forget={repair.forget!r} looks for neighbours by one layer's output, {why}"
+    if repair.forget in ("neighbour", "heldout"):
+        raise ValueError(f"{neighbours} forget='unlikelihood' with guided=False, or another forget term")
+    if repair.guided and repair.forget == "unlikelihood":
+        raise ValueError(f"{neighbours} guided=False")
+    if repair.stop and heldout_loader is not None:
+        raise ValueError(f"stop=True looks at heldout_loader by itself, {why} stop=False, or no heldout_loader")
 
 
 def check_options(model: nn.Module, strategy: object, perturb: object, repair: object) -> dict[str, nn.Parameter]:
