@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import fgunlearn as fg
 from fgunlearn.planning import Memory, ModelSize, Setting, made, memory
 from fgunlearn.planning.setting import STATES
-from fgunlearn.selection import streaming
+from fgunlearn.selection import choose, streaming
 
 LLAMA = ModelSize(8_030_261_248, "bf16", layers=32, width=4096, largest_tensor=128_256 * 4096)
 SETTING = Setting(k=8_030_261, tokens=4096, activations=10**9)
@@ -143,6 +143,13 @@ def test_streaming_and_freed_gradients_are_the_smaller_ways_of_a_large_model(
     assert planned.way("select_streaming").memory.total < planned.way("select_dense").memory.total
     assert planned.way("repair_freed").memory.total < planned.way("repair").memory.total
     assert planned.way("repair").memory.total < planned.way("adamw").memory.total
+
+
+def test_streaming_over_several_processes_is_noted_as_long_as_select_refuses_it() -> None:
+    ways = made(LLAMA, replace(SETTING, devices=2)).ways
+    assert [way.key for way in ways if way.note] == ["select_streaming"]
+    # When this goes, so does the note.
+    assert "memory must be 'dense' over several processes" in Path(choose.__file__).read_text()
 
 
 def test_the_constants_are_the_code_s() -> None:
