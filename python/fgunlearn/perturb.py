@@ -133,7 +133,7 @@ def perturb_(
             _check_loader(perturbation, loader)
             return {"perturbation": perturbation, "selection": identity}
 
-        agree(selection.processes, checked)
+        agree(selection.processes, "fgunlearn.perturb_", checked)
     _check_loader(perturbation, loader)
     chosen = zip(parameters, selection.indices, selection.counts, strict=True)
     touched = {name: index for name, index, count in chosen if count > 0}

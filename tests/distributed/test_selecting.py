@@ -66,7 +66,6 @@ def test_every_rank_is_told_what_is_wrong(tmp_path: Path) -> None:
         "the disk is gone",
         "don't agree on the names: it differs on rank 2",
         "don't agree on the operation: it differs on rank 2",
-        "memory must be 'dense' over several processes, got 'streaming'",
         "ratio must be in [0, 1], got -1.0",
         "no parameter that requires grad",
         "the score of 'first.weight' has 20 NaN or infinite values",

@@ -32,7 +32,7 @@ def test_errors_are_those_of_all_ranks_and_leave_the_model(tmp_path: Path) -> No
     for said in first[4:6]:
         assert "use forget='unlikelihood' with guided=False" in said
     assert "stop=True looks at heldout_loader by itself" in first[6]
-    assert "memory must be 'dense' over several processes, got 'streaming'" in first[7]
+    assert "don't agree on the memory: it differs on rank 1" in first[7]
     assert "diverged" in first[8]
     assert "forget_loader" in first[9]
 

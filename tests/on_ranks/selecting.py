@@ -286,7 +286,6 @@ def refusals(rank: int, size: int) -> list[str]:
     refused(lambda: fg.select(model, broken(odd), mean_of_products, fg.TopK(0.1)))
     refused(lambda: fg.topk(one if odd else [*one, torch.ones(2)], k=1, group=group))
     refused(lambda: fg.randomk(one, k=1, group=group) if odd else fg.topk(one, k=1, group=group))
-    refused(lambda: fg.select(model, batches, None, fg.TopK(0.1), memory="streaming"))
     refused(lambda: fg.topk(one, ratio=-1.0 if odd else 0.1, group=group))
     refused(lambda: fg.select(Product().requires_grad_(not odd), batches, None, fg.TopK(0.1), group=group))
     broken_down = Product()

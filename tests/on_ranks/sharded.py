@@ -130,7 +130,7 @@ def refusals(rank: int, size: int, folder: Path) -> list[str]:
 def agreements(rank: int, size: int) -> list[str]:
     processes = processes_of({}, torch.distributed.group.WORLD)
     assert processes is not None
-    agree(processes, lambda: {"strategy": fg.TopK(0.1), "seed": 1})
+    agree(processes, "test", lambda: {"strategy": fg.TopK(0.1), "seed": 1})
     said = []
 
     def broken() -> dict[str, Any]:
@@ -144,7 +144,7 @@ def agreements(rank: int, size: int) -> list[str]:
         broken,
     ):
         try:
-            agree(processes, facts)
+            agree(processes, "test", facts)
         except ValueError as error:
             said.append(str(error))
     return said

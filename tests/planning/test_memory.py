@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import fgunlearn as fg
 from fgunlearn.planning import Memory, ModelSize, Setting, made, memory
 from fgunlearn.planning.setting import STATES
-from fgunlearn.selection import choose, streaming
+from fgunlearn.selection import streaming
 
 LLAMA = ModelSize(8_030_261_248, "bf16", layers=32, width=4096, largest_tensor=128_256 * 4096)
 SETTING = Setting(k=8_030_261, tokens=4096, activations=10**9)
@@ -43,16 +43,24 @@ def test_streaming_one_batch_holds_a_gradient_and_a_piece_of_its_score() -> None
     assert need.gradients == 1_050_673_152
     assert need.scores == 2**24
     assert need.selection == 64_242_088
-    assert need.work == memory.COUNTS + 2**20 + 2**26 + 72_272_349  # the collected are capped by the budget's quarter
-    assert need.total < 18.4e9
+    assert need.work == memory.COUNTS + 2**20 + 48 * K + 72_272_349
+    capped = memory.select_streaming(LLAMA, replace(SETTING, memory_budget=2**28))
+    assert capped.work == memory.COUNTS + 2**20 + 2**26 + 72_272_349  # the collected are no more than its quarter
+    assert need.total < 18.7e9
 
 
 def test_streaming_more_batches_holds_the_budget_or_the_largest_tensor_s_sums() -> None:
     several = replace(SETTING, batches=3)
-    assert memory.select_streaming(LLAMA, several).scores == 4 * M
+    assert memory.select_streaming(LLAMA, replace(several, memory_budget=2**28)).scores == 4 * M
+    assert memory.select_streaming(LLAMA, several).scores == 2 * N // 4  # a quarter of the parameters' bytes
+    assert memory.select_streaming(replace(LLAMA, dtype="f32"), several).scores == N
+    assert memory.select_streaming(LLAMA, replace(several, devices=8)).scores == 2 * -(-N // 8) // 4
+    assert memory.select_streaming(ModelSize.of(10**9, largest_tensor=10**8), several).scores == 5 * 10**8
+    assert memory.select_streaming(ModelSize.of(10**8, largest_tensor=10**7), several).scores == 2**28
     assert memory.select_streaming(LLAMA, replace(several, memory_budget=2**33)).scores == 2**33
     assert memory.select_streaming(LLAMA, replace(several, memory_budget=2**40)).scores == 4 * N
-    assert memory.select_streaming(LLAMA, replace(SETTING, score="fisher_ratio")).scores == 8 * M
+    ratio = replace(SETTING, score="fisher_ratio", memory_budget=2**28)
+    assert memory.select_streaming(LLAMA, ratio).scores == 8 * M
 
 
 def test_a_tied_gradient_waits_for_its_second_part() -> None:
@@ -145,15 +153,16 @@ def test_streaming_and_freed_gradients_are_the_smaller_ways_of_a_large_model(
     assert planned.way("repair").memory.total < planned.way("adamw").memory.total
 
 
-def test_streaming_over_several_processes_is_noted_as_long_as_select_refuses_it() -> None:
-    ways = made(LLAMA, replace(SETTING, devices=2)).ways
-    assert [way.key for way in ways if way.note] == ["select_streaming"]
-    # When this goes, so does the note.
-    assert "memory must be 'dense' over several processes" in Path(choose.__file__).read_text()
+def test_what_fsdp_costs_streaming_of_several_batches_is_noted() -> None:
+    assert [way.key for way in made(LLAMA, replace(SETTING, devices=2, batches=3)).ways if way.note] == [
+        "select_streaming"
+    ]
+    assert not any(way.note for way in made(LLAMA, replace(SETTING, devices=2)).ways)
+    assert not any(way.note for way in made(LLAMA, replace(SETTING, batches=3)).ways)
 
 
 def test_the_constants_are_the_code_s() -> None:
-    assert streaming._BYTES_PER_COLLECTED == 4 * memory.COLLECTED
+    assert streaming.BYTES_PER_COLLECTED == 4 * memory.COLLECTED
     assert "0.1 to 0.4% of the keys (16 bytes" in (
         Path(__file__).parents[2] / "csrc" / "cpu" / "select.h"
     ).read_text().replace("\n// ", " ")

@@ -47,12 +47,27 @@ def test_more_batches_go_through_the_groups_that_fit_the_budget(budget: int, gro
     assert time.select_streaming(MODEL, setting).passes == 3 * passes
 
 
-def test_the_groups_are_those_that_the_code_makes() -> None:
-    import torch
+def test_by_default_there_are_so_many_groups_however_large_the_model() -> None:
+    several = replace(SETTING, batches=3)
+    for parameters in (10**9, 10**10, 10**12):
+        assert time.groups(ModelSize.of(parameters, "bf16"), several) == 8
+        assert time.groups(ModelSize.of(parameters, "f32"), several) == 4
+    assert time.readings(MODEL, several) == 9
 
-    parameters = {str(t): torch.empty(1000, device="meta") for t in range(100)}
+
+def test_shards_take_whole_passes_for_every_group() -> None:
+    several = replace(SETTING, batches=3, devices=4, memory_budget=2 * 10**8)
+    assert time.groups(MODEL, several) == 5
+    assert time.readings(MODEL, several) == 10
+    assert time.readings(MODEL, replace(several, score="fisher_ratio", memory_budget=10**9)) == 10
+    assert time.readings(MODEL, replace(several, batches=1)) == 2
+    # Each gradient is added up twice, whatever the groups.
+    assert time.select_streaming(MODEL, several).bytes == 6 * 1e9 / 4 * 10 + 2 * 1e9 + 4e6 / 4
+
+
+def test_the_groups_are_those_that_the_code_makes() -> None:
     setting = Setting(k=10, tokens=1, batches=2, memory_budget=40_000)
-    made_of_them = code.grouped(parameters, setting.memory_budget)
+    made_of_them = code.grouped([4 * 1000] * 100, 40_000)
     assert time.groups(ModelSize.of(100_000, "f32"), setting) == len(made_of_them) == 10
 
 

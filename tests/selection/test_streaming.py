@@ -14,7 +14,8 @@ import fgunlearn as fg
 from fgunlearn.benchmarks.select_memory import in_a_process
 from fgunlearn.parameters import trainable
 from fgunlearn.selection import arriving, readings
-from fgunlearn.selection.readings import grouped
+from fgunlearn.selection.readings import Source, grouped
+from fgunlearn.selection.streaming import default_budget
 
 Batches = list[tuple[Tensor, Tensor]]
 KINDS = ("grad", "abs_grad", "fisher", "saliency", "fisher_ratio")
@@ -183,7 +184,7 @@ def test_the_readings_are_those_of_the_formula(model: nn.Module, batches: Batche
         return batches_read.readings, retain.readings, backward[0]
 
     budget = 5_900
-    groups = len(grouped(trainable(model), budget))
+    groups = len(grouped([4 * p.numel() for p in trainable(model).values()], budget))
     assert groups == 2
     # A first look tells one batch from more.
     assert count("grad", loader, memory_budget=budget) == (2 * groups + 1, 0, 2 * groups * 3)
@@ -199,17 +200,24 @@ def test_the_readings_are_those_of_the_formula(model: nn.Module, batches: Batche
 
 
 def test_groups_are_neighbours_that_fit_and_large_ones_are_alone() -> None:
-    sizes = (3, 4, 100, 0, 5, 6, 1)
-    parameters = {str(t): nn.Parameter(torch.zeros(size)) for t, size in enumerate(sizes)}
-    assert grouped(parameters, 4 * 10) == [[0, 1], [2], [3, 4], [5, 6]]
-    assert grouped(parameters, 1) == [[0], [1], [2], [3], [4], [5], [6]]
-    assert grouped(parameters, 4 * 200) == [[0, 1, 2, 3, 4, 5, 6]]
-    assert grouped(
-        {"wide": nn.Parameter(torch.zeros(4).double()), "half": nn.Parameter(torch.zeros(4).half())}, 47
-    ) == [
-        [0],
-        [1],
-    ]
+    sizes = [4 * size for size in (3, 4, 100, 0, 5, 6, 1)]
+    assert grouped(sizes, 4 * 10) == [[0, 1], [2], [3, 4], [5, 6]]
+    assert grouped(sizes, 1) == [[0], [1], [2], [3], [4], [5], [6]]
+    assert grouped(sizes, 4 * 200) == [[0, 1, 2, 3, 4, 5, 6]]
+
+
+def test_sums_of_float64_take_twice_the_room() -> None:
+    model = nn.ParameterDict({"a": torch.zeros(4).double(), "b": torch.zeros(4).half()})
+    source = Source(model, trainable(model), [], F.cross_entropy, "grad", None, False)
+    assert source.sum_sizes == [32, 16]
+    assert source.parameter_bytes == 40
+
+
+@pytest.mark.parametrize(
+    ("parameters", "budget"), [(2**20, 2**28), (2**30, 2**28), (2**32, 2**30), (16 * 10**9, 4 * 10**9)]
+)
+def test_the_budget_grows_with_the_model_so_that_the_groups_do_not(parameters: int, budget: int) -> None:
+    assert default_budget(parameters) == budget
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -47,7 +47,10 @@ def plan_command(
     recompute: Annotated[
         bool, typer.Option("--recompute", help="Activations of blocks are computed again in the backward pass.")
     ] = False,
-    memory_budget: Annotated[int, typer.Option(min=1, help="MiB: that of select(memory='streaming').")] = 256,
+    memory_budget: Annotated[
+        int | None,
+        typer.Option(min=1, help="MiB: that of select(memory='streaming'); a share of the model if not given."),
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Write all figures there as well: bytes and seconds.")] = None,
 ) -> None:
     """Say what will fit into memory and how long it takes at the least, before anything is run.
@@ -93,7 +96,7 @@ def plan_command(
             optimizer=optimizer,
             activations=None if activations is None else round(activations * 2**30),
             recompute=recompute,
-            memory_budget=memory_budget * 2**20,
+            memory_budget=None if memory_budget is None else memory_budget * 2**20,
         ),
         Rates(
             sheet.rates.flops if tflops is None else tflops * 1e12,
@@ -145,7 +148,7 @@ def notes(planned: Plan) -> list[str]:
     if not setting.one_batch:
         lines.append(
             f"streaming several batches: {groups(model, setting)} groups of parameters for a memory budget of "
-            f"{gib(setting.memory_budget)} GiB, {readings(model, setting):.3g} passes per batch; more means fewer"
+            f"{gib(setting.budget(model))} GiB, {readings(model, setting):.3g} passes per batch; more means fewer"
         )
     lines += [f"* {note}" for note in dict.fromkeys(way.note for way in planned.ways) if note]
     if planned.capacity is None:

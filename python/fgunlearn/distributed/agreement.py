@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -17,18 +18,21 @@ from fgunlearn.distributed.processes import Processes, check_group
 _SHOWN = 200  # characters of a value that an error shows
 
 
-def agree(processes: Processes, facts: Callable[[], Mapping[str, Any]]) -> None:
-    """Compares what the processes are about to work on; all of them raise if it differs.
+def agree(processes: Processes, operation: str, facts: Callable[[], Mapping[str, Any]]) -> None:
+    """Compares what the processes are about to do, and to what; all of them raise if it differs.
 
-    Sends 32 bytes per fact. Facts that a process can't state, because stating them fails, are an error of all.
+    Sends 65 bytes, whatever the facts are, so that processes that are about different operations find it out here.
+    Facts that a process can't state, because stating them fails, are an error of all.
 
     Args:
         processes: all of which call this.
-        facts: what is to be equal, by name, each with a ``repr`` that tells values apart; of one set of names. What
-            it raises is what is wrong with this process's arguments.
+        operation: what this process is about to do, as its user calls it.
+        facts: what is to be equal, by name, each with a ``repr`` that tells values apart. What it raises is what is
+            wrong with this process's arguments.
 
     Raises:
-        ValueError: a fact differs: which, on which ranks, and what it is there; or another rank's arguments are wrong.
+        ValueError: operations or a fact differ: which, on which ranks, and what it is there; or another rank's
+            arguments are wrong.
         Exception: what ``facts`` raised here.
     """
     wrong: Exception | None = None
@@ -37,28 +41,27 @@ def agree(processes: Processes, facts: Callable[[], Mapping[str, Any]]) -> None:
         texts = {name: repr(value) for name, value in facts().items()}
     except Exception as error:
         wrong = error
-    failed = processes.gather(torch.tensor([wrong is not None], dtype=torch.uint8)).reshape(-1)
+    mine = torch.cat([torch.tensor([wrong is not None], dtype=torch.uint8), _digest(operation), _digest(repr(texts))])
+    everyones = processes.gather(mine)
+    failed = everyones[:, 0]
     if bool(failed.any()):
         words = processes.gather_texts("" if wrong is None else f"{type(wrong).__name__}: {wrong}")
         if wrong is not None:
             raise wrong
         ranks = failed.nonzero().reshape(-1).tolist()
         raise ValueError(f"{_ranks(ranks)} can't take part: {words[ranks[0]]}")
-    mine = torch.stack([_digest(text) for text in texts.values()])
-    everyones = processes.gather(mine)  # (ranks, facts, 32)
-    for number, (name, text) in enumerate(texts.items()):
-        digests = [bytes(row.tolist()) for row in everyones[:, number]]
-        if len(set(digests)) > 1:
-            raise ValueError(_difference(name, digests, processes.gather_texts(text)))
+    if not bool((everyones == everyones[0]).all()):
+        _raise_difference(processes, {"operation": operation, **texts})
 
 
 @contextlib.contextmanager
-def errors_told(group: Any, model: object) -> Iterator[None]:
+def errors_told(group: Any, model: object, operation: str) -> Iterator[None]:
     """An error inside, before this process's :func:`agree`, is one of the others in theirs.
 
     Args:
         group: whose processes are about to call :func:`agree`; with None nothing is told.
         model: tells the device over which the group talks, as far as it is one.
+        operation: as for :func:`agree`.
 
     Raises:
         TypeError, ValueError: what was raised inside, or ``group`` is no process group of this process.
@@ -75,7 +78,7 @@ def errors_told(group: Any, model: object) -> Iterator[None]:
         def facts(wrong: Exception = error) -> Mapping[str, Any]:
             raise wrong
 
-        agree(Processes((group,), device), facts)
+        agree(Processes((group,), device), operation, facts)
 
 
 def raise_together(processes: Processes, error: BaseException | None, what: str) -> None:
@@ -117,7 +120,22 @@ def _digest(text: str) -> Tensor:
     return torch.frombuffer(bytearray(hashlib.sha256(text.encode()).digest()), dtype=torch.uint8)
 
 
-def _difference(name: str, digests: Sequence[bytes], texts: Sequence[str]) -> str:
+def _hex(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _raise_difference(processes: Processes, texts: Mapping[str, str]) -> NoReturn:
+    """Names the first fact that is not the same on all processes; facts that are missing on one count as "nothing"."""
+    digests = [json.loads(held) for held in processes.gather_texts(json.dumps({k: _hex(v) for k, v in texts.items()}))]
+    names = dict.fromkeys(name for held in digests for name in held)  # in one order on all
+    for name in names:
+        found = [held.get(name, "") for held in digests]
+        if len(set(found)) > 1:
+            raise ValueError(_difference(name, found, processes.gather_texts(texts.get(name, "nothing"))))
+    raise AssertionError("the digests of facts differ, and no fact does")
+
+
+def _difference(name: str, digests: Sequence[str], texts: Sequence[str]) -> str:
     # The most frequent one is taken for right; the first of several.
     right = Counter(digests).most_common(1)[0][0]
     others = [rank for rank, digest in enumerate(digests) if digest != right]

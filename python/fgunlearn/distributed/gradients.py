@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,38 +15,32 @@ from fgunlearn.distributed.agreement import raise_together
 from fgunlearn.distributed.layout import local_part
 from fgunlearn.distributed.processes import Processes
 from fgunlearn.progress import track
+from fgunlearn.selection.arriving import Receive, in_order_on
+from fgunlearn.selection.readings import Step
 
 
-def sharded_gradients(
-    model: nn.Module,
-    parameters: Mapping[str, nn.Parameter],
-    loader: Loader,
-    loss_fn: LossFunction,
-    kind: str,
-    argument: str,
-    progress: bool,
-    processes: Processes,
-) -> Iterator[tuple[int, list[Tensor | None]]]:
-    """Per step the number of samples of all processes, and this process's parts of the gradient of their mean loss.
+def sharded_steps(
+    model: nn.Module, loader: Loader, what: str, argument: str, progress: bool, processes: Processes
+) -> Iterator[Step]:
+    """One batch on every process, which together are what one batch is to a single process.
 
-    A step is one batch on every process; together they are what one batch is to a single process. A process whose
-    loader ends before the others' takes part with its last batch, at weight 0. ``.grad`` is afterwards as before.
+    A process whose loader ends before the others' takes part with its last batch, at weight 0; the other weights make
+    the mean over processes that the backward pass takes one over samples.
 
     Args:
-        model: see :func:`fgunlearn.score`.
-        parameters: its trainable ones, DTensors.
+        model: is looked at before the first batch, see :func:`refuse_unreduced`.
         loader: this process's batches.
-        loss_fn: see :func:`fgunlearn.score`.
-        kind: shown beside the progress bar.
+        what: shown beside the progress bar.
         argument: the loader's name in errors.
         progress: show a bar on rank 0's terminal.
         processes: all of which call this.
 
     Raises:
-        ValueError: a loader without samples: every process has to take part in every backward pass.
+        ValueError: a loader without samples: every process has to take part in every backward pass; a model that does
+            not reduce its gradients.
         RuntimeError: another process's loader failed.
     """
-    ours = track(loader, f"score ({kind})", progress and processes.rank == 0)
+    ours = track(loader, what, progress and processes.rank == 0)
     batches = with_last(_with_samples(ours))
     batch: Any = None
     size, ended = 0, False
@@ -52,6 +48,8 @@ def sharded_gradients(
     while True:
         error: Exception | None = None
         try:
+            if first:
+                refuse_unreduced(model)
             if not ended:
                 (batch, size), ended = next(batches, ((None, 0), True))
             else:
@@ -71,7 +69,7 @@ def sharded_gradients(
         if total == 0:
             return
         first = False
-        yield total, _backward(model, parameters, batch, loss_fn, size * len(sizes) / total)
+        yield Step(batch, total, size * len(sizes) / total)
         if bool(state[:, 1].all()):
             return
 
@@ -80,23 +78,73 @@ def _with_samples(loader: Loader) -> Iterator[tuple[Any, int]]:
     return ((batch, size) for batch, size in ((batch, batch_size(batch)) for batch in loader) if size > 0)
 
 
-def _backward(
-    model: nn.Module, parameters: Mapping[str, nn.Parameter], batch: Any, loss_fn: LossFunction, weight: float
+def sharded_gradients(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], step: Step, loss_fn: LossFunction
 ) -> list[Tensor | None]:
-    """This process's parts of the gradients; ``weight`` makes the mean over processes one over samples."""
-    # Only backward() reaches sharded parameters: FSDP2 computes with others, gathered, and puts the gradient here.
-    kept = [parameter.grad for parameter in parameters.values()]
-    for parameter in parameters.values():
-        parameter.grad = None
-    try:
-        with torch.enable_grad():
-            loss = checked_loss(loss_fn(model, batch))
-            (loss if weight == 1.0 else loss * weight).backward()
-        del loss
+    """This process's parts of the gradient of the mean loss of a step's samples; None where the loss does not reach.
+
+    ``.grad`` is afterwards as before, and hooks that wait for it to be accumulated (an optimizer's) don't run.
+
+    Args:
+        model: see :func:`fgunlearn.score`.
+        parameters: its trainable ones, DTensors.
+        step: one of :func:`sharded_steps`; all processes are at the same one.
+        loss_fn: see :func:`fgunlearn.score`.
+    """
+    with _own_gradients(parameters.values(), None):
+        _backward(model, step, loss_fn)
         return [_part(parameter) for parameter in parameters.values()]
+
+
+def arriving_parts(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], step: Step, loss_fn: LossFunction, receive: Receive
+) -> None:
+    """The same one at a time: ``receive(t, part)`` the moment the gradient is reduced, which is freed then.
+
+    FSDP2 reduces the gradients of a module at once, so that all of these exist together, this process's parts of them.
+    Processes receive in one order, that in which the backward pass, which they take together, comes to the parameters.
+
+    Args:
+        receive: called with the parameter's position, without gradient mode, on the caller's stream; see
+            :func:`sharded_gradients` for the rest.
+    """
+    first = next(iter(parameters.values()))
+    stream = torch.cuda.current_stream(first.device) if first.is_cuda else None
+    positions = {id(parameter): t for t, parameter in enumerate(parameters.values())}
+
+    def hand_over(parameter: Tensor) -> None:
+        with torch.no_grad(), in_order_on(stream):
+            part = _part(parameter)
+            parameter.grad = None
+            if part is not None:
+                receive(positions[id(parameter)], part)
+
+    with _own_gradients(parameters.values(), hand_over):
+        _backward(model, step, loss_fn)
+
+
+def _backward(model: nn.Module, step: Step, loss_fn: LossFunction) -> None:
+    # Only backward() reaches sharded parameters: FSDP2 computes with others, gathered, and puts the gradient here.
+    with torch.enable_grad():
+        loss = checked_loss(loss_fn(model, step.batch))
+        (loss if step.weight == 1.0 else loss * step.weight).backward()
+
+
+@contextmanager
+def _own_gradients(parameters: Iterable[Any], hook: Callable[[Tensor], None] | None) -> Iterator[None]:
+    """Parameters without gradients and without hooks that wait for one but this; afterwards all is as it was."""
+    kept = [(parameter, parameter.grad, parameter._post_accumulate_grad_hooks) for parameter in parameters]
+    try:
+        for parameter, _, _ in kept:
+            parameter.grad = None
+            parameter._post_accumulate_grad_hooks = None
+            if hook is not None:
+                parameter.register_post_accumulate_grad_hook(hook)
+        yield
     finally:
-        for parameter, grad in zip(parameters.values(), kept, strict=True):
+        for parameter, grad, hooks in kept:
             parameter.grad = grad
+            parameter._post_accumulate_grad_hooks = hooks
 
 
 def _part(parameter: Any) -> Tensor | None:
@@ -106,3 +154,41 @@ def _part(parameter: Any) -> Tensor | None:
     if tuple(grad.placements) != tuple(parameter.placements):
         grad = grad.redistribute(placements=parameter.placements)
     return local_part(grad)
+
+
+def refuse_unreduced(model: nn.Module) -> None:
+    """Refuses FSDP2 modules that keep their gradients to themselves: parameters would get none, or a part of one.
+
+    Raises:
+        ValueError: ``set_requires_gradient_sync(False)`` or ``set_requires_all_reduce(False)``, or what a backward pass
+            under one of them has left; the module is named.
+    """
+    kind = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", None)
+    if kind is None:
+        return
+    for name, module in model.named_modules():
+        if not isinstance(module, kind):
+            continue
+        label = repr(name) if name else "the root"
+        state = module._get_fsdp_state()
+        for group in getattr(state, "_fsdp_param_groups", None) or [getattr(state, "_fsdp_param_group", None)]:
+            if group is None:  # a module whose parameters all belong to others
+                continue
+            replicated = getattr(group.mesh_info, "replicate_mesh_dim", None) is not None
+            if not group.reduce_grads or (replicated and not group.all_reduce_grads):
+                raise ValueError(
+                    f"module {label} does not reduce its gradients over the processes: call "
+                    "model.set_requires_gradient_sync(True) (set_requires_all_reduce(True)) first"
+                )
+            if getattr(group, "_partial_reduce_output", None) is not None or any(map(_unreduced, group.fsdp_params)):
+                raise ValueError(
+                    f"module {label} holds gradients that were not reduced over the processes, to which those of this "
+                    "data would be added: take a backward pass that reduces them, and the optimizer's step or "
+                    "zero_grad(), first"
+                )
+
+
+def _unreduced(parameter: Any) -> bool:
+    """Whether one of FSDP2's parameters has a gradient of its own, not of the shards."""
+    gathered = getattr(parameter, "_unsharded_param", None)
+    return parameter.unsharded_accumulated_grad is not None or getattr(gathered, "grad", None) is not None

@@ -12,13 +12,12 @@ from fgunlearn.distributed.layout import Layout
 from fgunlearn.distributed.processes import Processes
 from fgunlearn.ops.bracket import keys_ref
 from fgunlearn.selection.ascending import merged
-from fgunlearn.selection.passes import k_largest, place_histogram
+from fgunlearn.selection.passes import Ranked, key_value, place_histogram, ranked
 
 _DIGIT_BITS = 11
 _SENT = 2**18  # bytes that the histograms of all tensors may take, where each tensor is ranked by itself
 _ROOM, _ROOM_SHARE = 2**20, 16  # so many keys, or a 16th of all, are collected instead of counted again
 _PIECE = 2**24  # coordinates with one key whose places are made at once
-_NO_KEY = 2**63 - 1  # larger than any
 
 
 class Parts:
@@ -76,38 +75,28 @@ class Parts:
 
     def emit(self, key: int, last_place: int) -> list[Tensor]:
         """What is selected, of the parts that this process counts."""
-        return self._emitted(self._counted, key, last_place)
+        return self._emitted(self._counted, key, last_place, range(len(self._counted)))
 
-    def everywhere(self, indices: list[Tensor]) -> list[Tensor]:
-        """What is selected, given that of counted parts: of all parts that this process holds."""
-        key = last = _NO_KEY
-        for own in self._keys(indices):
-            key = min(key, int(own.min()) if len(own) else _NO_KEY)
-        uncounted = sum(not layout.first for layout in self._layouts)
-        everyones = self._processes.gather(torch.tensor([key, uncounted]))
-        if not bool(everyones[:, 1].any()):
+    def everywhere(self, found: Ranked) -> list[Tensor]:
+        """What is selected of all parts that this process holds, also of those that another one counts."""
+        uncounted = [t for t, layout in enumerate(self._layouts) if not layout.first]
+        indices = list(found.indices)
+        if not uncounted:
             return indices
-        key = int(everyones[:, 0].min())
-        last = self._last_place(indices, key)
-        return self._emitted(self._parts, key, last) if last >= 0 else [index[:0] for index in indices]
-
-    def _last_place(self, indices: Sequence[Tensor], key: int) -> int:
-        """The largest place of those selected, on any process, that have this key; -1 if none has."""
-        last = -1
-        for t, (index, keys) in enumerate(zip(indices, self._keys(indices), strict=True)):
-            equal = (keys == key).nonzero().reshape(-1)
-            if len(equal):
-                last = max(last, int(self.places(t, index[equal[-1:]])))
-        return int(self._processes.gather(torch.tensor([last])).max())
+        emitted = self._emitted([self._parts[t] for t in uncounted], found.key, found.last_place, uncounted)
+        for t, index in zip(uncounted, emitted, strict=True):
+            indices[t] = index
+        return indices
 
     def _keys(self, indices: Sequence[Tensor]) -> list[Tensor]:
         return [keys_ref(value, self.wide) for value in ops.sparse_gather(self._counted, indices)]
 
-    def _emitted(self, parts: Sequence[Tensor], key: int, last_place: int) -> list[Tensor]:
+    def _emitted(self, parts: Sequence[Tensor], key: int, last_place: int, numbers: Sequence[int]) -> list[Tensor]:
+        """Of parts of the tensors of these numbers."""
         above, equal = ops.bracket_split(parts, key, key + 1, self.wide)
         taken = []
-        for index, layout, offset in zip(equal, self._layouts, self._offsets, strict=True):
-            end = layout.local_before(last_place + 1 - offset)
+        for index, t in zip(equal, numbers, strict=True):
+            end = self._layouts[t].local_before(last_place + 1 - self._offsets[t])
             taken.append(index[: int(torch.searchsorted(index, end))] if len(index) else index)
         return [merged(one, other) for one, other in zip(above, taken, strict=True)]
 
@@ -145,23 +134,24 @@ def top_over(
         ValueError: a NaN; tensor and count are named, on all processes.
     """
     if not each:
-        ranked = Parts(parts, layouts, processes, labels)
-        return _top(ranked, k[0], sum(layout.numel for layout in layouts), processes, _DIGIT_BITS)
-    bits = _digit_bits(len(parts), any(part.dtype == torch.float64 for part in parts))
+        every = Parts(parts, layouts, processes, labels)
+        return top_of(every, k[0], sum(layout.numel for layout in layouts), processes, _DIGIT_BITS)
+    bits = digit_bits_of(len(parts), any(part.dtype == torch.float64 for part in parts))
     indices = []
     for part, layout, count, label in zip(parts, layouts, k, labels, strict=True):
-        found, _ = _top(Parts([part], [layout], processes, [label]), count, layout.numel, processes, bits)
+        found, _ = top_of(Parts([part], [layout], processes, [label]), count, layout.numel, processes, bits)
         indices += found
     return indices, None
 
 
-def _top(parts: Parts, k: int, n: int, processes: Processes, bits: int) -> tuple[list[Tensor], float]:
+def top_of(parts: Parts, k: int, n: int, processes: Processes, bits: int) -> tuple[list[Tensor], float]:
+    """The k largest of n keys that these are this process's parts of, by digits of so many bits; and the threshold."""
     room = max(_ROOM, n // _ROOM_SHARE)
-    indices, threshold = k_largest(parts, k, n, room=room, digit_bits=bits, total=processes.sum)
-    return parts.everywhere(indices), threshold
+    found = ranked(parts, k, n, room=room, digit_bits=bits, total=processes.sum)
+    return parts.everywhere(found), key_value(found.key, parts.wide)
 
 
-def _digit_bits(tensors: int, wide: bool) -> int:
+def digit_bits_of(tensors: int, wide: bool) -> int:
     """The widest digits with which the histograms of so many tensors stay below ``_SENT`` bytes."""
     bits = _DIGIT_BITS
     while bits > 1 and tensors * -(-(63 if wide else 31) // bits) * 8 * 2**bits > _SENT:

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fgunlearn import ops
 from fgunlearn.batches import Loader, LossFunction, evaluation_mode
 from fgunlearn.distributed.agreement import raise_together
-from fgunlearn.distributed.gradients import sharded_gradients
+from fgunlearn.distributed.gradients import sharded_gradients, sharded_steps
 from fgunlearn.distributed.layout import is_dtensor, layout_of, local_part
 from fgunlearn.distributed.processes import Processes, processes_of
 
@@ -154,11 +154,11 @@ def _of_shards(
     processes: Processes,
 ) -> Sums:
     sums = Sums(_zeros(parameters), 0)
-    steps = sharded_gradients(model, parameters, loader, loss_fn, kind, argument, progress, processes)
-    for size, gradients in steps:
+    for step in sharded_steps(model, loader, f"score ({kind})", argument, progress, processes):
+        gradients = sharded_gradients(model, parameters, step, loss_fn)
         reached = [(s, g) for s, g in zip(sums.values.values(), gradients, strict=True) if g is not None]
-        ops.score_accumulate_([s for s, _ in reached], [g for _, g in reached], kind, float(size))
-        sums.seen += size
+        ops.score_accumulate_([s for s, _ in reached], [g for _, g in reached], kind, float(step.size))
+        sums.seen += step.size
         del gradients, reached
     return sums
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from fgunlearn.batches import Loader, LossFunction, cross_entropy
+from fgunlearn.batches import Loader, LossFunction, cross_entropy, evaluation_mode
 from fgunlearn.distributed.agreement import agree, raise_together
 from fgunlearn.distributed.drawing import random_over
 from fgunlearn.distributed.identity import identity
@@ -18,10 +19,14 @@ from fgunlearn.distributed.processes import Processes
 from fgunlearn.distributed.ranking import top_over
 from fgunlearn.distributed.scoring import refuse_nonfinite_over, scores_over, sums_over
 from fgunlearn.distributed.sharded import ShardedSelection
+from fgunlearn.distributed.sources import ReplicaSource, ShardedSource
+from fgunlearn.distributed.streaming import top_streaming_over
 from fgunlearn.selection.channels import channels_of
+from fgunlearn.selection.compact import compact_scores, top_of
 from fgunlearn.selection.scores import FUSED_KINDS, check_retain_loader, quotient
 from fgunlearn.selection.selection import Selection
 from fgunlearn.selection.strategies import RandomK, Strategy, TopK, apportion, resolve_k
+from fgunlearn.selection.streaming import Memory, check_loaders
 
 
 def select_over(
@@ -32,6 +37,8 @@ def select_over(
     strategy: Strategy,
     retain_loader: Loader | None,
     progress: bool,
+    memory: Memory,
+    memory_budget: int | None,
     check: Callable[[], object],
     processes: Processes,
 ) -> Selection:
@@ -53,34 +60,29 @@ def select_over(
             _refuse_channels(strategy.scope)
         if strategy.score_kind is not None:
             check_retain_loader(strategy.score_kind, retain_loader)
+            if memory == "streaming":
+                check_loaders(loader, retain_loader if strategy.score_kind == "fisher_ratio" else None)
         shapes = [(tuple(p.shape), getattr(p, "placements", None)) for p in parameters.values()]
-        return _facts("select", parameters, shapes, strategy)
+        return {**_facts(parameters, shapes, strategy), "memory": (memory, memory_budget)}
 
-    agree(processes, facts)
+    agree(processes, "fgunlearn.select", facts)
     k = resolve_k(sum(numels), strategy.k, strategy.ratio)
     loss_fn = cross_entropy if loss_fn is None else loss_fn
-    how = (model, parameters, loader, loss_fn)
+    source = None
+    if (kind := strategy.score_kind) is not None:
+        inside = model.module if isinstance(model, DistributedDataParallel) else model
+        scored = (inside, dict(parameters), loader, loss_fn, kind, retain_loader, progress, processes)
+        source = ShardedSource(*scored) if sharded else ReplicaSource(*scored)
     if not sharded:
-        return _of_replicas(*how, strategy, retain_loader, progress, processes, k)
+        return _of_replicas(model, parameters, source, strategy, k, memory, memory_budget, processes)
     layouts = [layout_of(parameter, f"parameter {name!r}") for name, parameter in parameters.items()]
     each = strategy.scope == "tensor"
     indices: list[Tensor] | None = None
     threshold = None
     top = 0 if isinstance(strategy, RandomK) else strategy.top_count(k)
-    if strategy.score_kind is not None and top > 0:
-        seen = None
-        if strategy.score_kind in FUSED_KINDS:
-            # As in one process, the sums are ranked before their division.
-            sums = sums_over(*how, strategy.score_kind, "loader", progress, processes)
-            scores, seen = sums.values, sums.seen
-            refuse_nonfinite_over(scores, parameters, processes)
-        else:
-            scores = scores_over(*how, strategy.score_kind, retain_loader, progress, processes)
+    if source is not None and top > 0:
         counts = apportion(top, numels) if each else [top]
-        labels = [f"the score of {name!r}" for name in parameters]
-        indices, threshold = top_over(list(scores.values()), layouts, processes, counts, each, labels)
-        if threshold is not None and seen is not None:
-            threshold = quotient(threshold, dict(parameters), seen)
+        indices, threshold = _top(source, counts, each, memory, memory_budget)
     seed = None if isinstance(strategy, TopK) else strategy.seed
     if seed is not None:
         indices = random_over(layouts, k - top, seed, each, processes, indices)
@@ -94,35 +96,70 @@ def select_over(
 def _of_replicas(
     model: nn.Module,
     parameters: Mapping[str, nn.Parameter],
-    loader: Loader,
-    loss_fn: LossFunction,
+    source: ShardedSource | ReplicaSource | None,
     strategy: Strategy,
-    retain_loader: Loader | None,
-    progress: bool,
-    processes: Processes,
     k: int,
+    memory: Memory,
+    memory_budget: int | None,
+    processes: Processes,
 ) -> Selection:
     detached = {name: parameter.detach() for name, parameter in parameters.items()}
     channels = channels_of(model) if strategy.scope == "channel" else None
-    kind = strategy.score_kind
-    if kind is None or strategy.top_count(k) == 0:  # type: ignore[union-attr]
-        ranked = {name: tensor.new_zeros(tensor.shape, dtype=torch.float32) for name, tensor in detached.items()}
-        selection = strategy.choose(detached, None if kind is None else ranked, channels)
-    elif kind in FUSED_KINDS and channels is None:
-        sums = sums_over(model, parameters, loader, loss_fn, kind, "loader", progress, processes)
-        refuse_nonfinite_over(sums.values, parameters, processes)
-        selection = strategy.choose(detached, {name: value.abs_() for name, value in sums.values.items()}, None)
-        if selection.threshold is not None:
-            threshold = quotient(selection.threshold, dict(parameters), sums.seen)
-            selection = selection.with_threshold(threshold)
+    if source is None or isinstance(strategy, RandomK):
+        selection = strategy.choose(detached, None, channels)
+    elif (top := strategy.top_count(k)) == 0:
+        nothing = {name: tensor.new_zeros(tensor.shape, dtype=torch.float32) for name, tensor in detached.items()}
+        selection = strategy.choose(detached, nothing, channels)
+    elif channels is not None:
+        scores = scores_over(*_scored(source), source.kind, source.retain_loader, source.progress, processes)
+        selection = strategy.choose(detached, scores, channels)
     else:
-        scores = scores_over(model, parameters, loader, loss_fn, kind, retain_loader, progress, processes)
-        with torch.no_grad():
-            selection = strategy.choose(detached, scores, channels)
+        each = strategy.scope == "tensor"
+        counts = apportion(top, source.numels) if each else [top]
+        selection = strategy.complete(detached, *_top(source, counts, each, memory, memory_budget))
     # Sums are the same on all ranks; replicas' parameters, which "saliency" looks at, may have drifted apart.
     found = identity(enumerate(selection.indices)).numpy().tobytes().hex()
-    agree(processes, lambda: {"selection (are the replicas' parameters the same?)": found})
+    same = "selection (are the replicas' parameters the same?)"
+    agree(processes, "fgunlearn.select", lambda: {same: found})
     return selection
+
+
+def _top(
+    source: ShardedSource | ReplicaSource,
+    counts: Sequence[int],
+    each: bool,
+    memory: Memory,
+    memory_budget: int | None,
+) -> tuple[list[Tensor], float | None]:
+    """The top coordinates of what this process has of the parameters, and the threshold; None with ``each``."""
+    processes, seen = source.processes, None
+    if memory == "streaming":
+        indices, threshold, seen = top_streaming_over(source, counts, each, memory_budget)
+    else:
+        if memory == "compact":
+            with torch.no_grad(), evaluation_mode(source.model):
+                scores, seen = compact_scores(source)
+            refuse_nonfinite_over(scores, source.parameters, processes)
+        elif source.kind in FUSED_KINDS:
+            # As in one process, the sums are ranked before their division.
+            sums = sums_over(*_scored(source), source.kind, "loader", source.progress, processes)
+            scores, seen = sums.values, sums.seen
+            refuse_nonfinite_over(scores, source.parameters, processes)
+        else:
+            scores = scores_over(*_scored(source), source.kind, source.retain_loader, source.progress, processes)
+        if isinstance(source, ShardedSource):
+            labels = [f"the score of {name!r}" for name in scores]
+            indices, threshold = top_over(list(scores.values()), source.layouts, processes, counts, each, labels)
+        else:
+            indices, threshold = top_of(scores, counts, each)
+    if threshold is not None and source.kind in FUSED_KINDS:
+        assert seen is not None
+        threshold = quotient(threshold, source.parameters, seen)
+    return indices, threshold
+
+
+def _scored(source: ShardedSource | ReplicaSource) -> tuple[nn.Module, dict[str, nn.Parameter], Loader, LossFunction]:
+    return source.model, source.parameters, source.loader, source.loss_fn
 
 
 def topk_over(
@@ -183,9 +220,9 @@ def _prepared(
             else tuple(tensor.shape)[1:]
             for name, tensor in tensors.items()
         ]
-        return _facts(operation, tensors, shapes, (k, ratio, *arguments))
+        return _facts(tensors, shapes, (k, ratio, *arguments))
 
-    agree(processes, facts)
+    agree(processes, f"fgunlearn.{operation}", facts)
     if any(is_dtensor(tensor) for tensor in tensors.values()):
         layouts = [layout_of(tensor, f"tensor {name!r}") for name, tensor in tensors.items()]
     else:
@@ -203,10 +240,9 @@ def _prepared(
     return layouts, count
 
 
-def _facts(operation: str, tensors: Mapping[str, Tensor], shapes: Any, arguments: Any) -> dict[str, Any]:
+def _facts(tensors: Mapping[str, Tensor], shapes: Any, arguments: Any) -> dict[str, Any]:
     """What all processes must have in common."""
     return {
-        "operation": operation,
         "names": list(tensors),
         "shapes": shapes,
         "dtypes": [tensor.dtype for tensor in tensors.values()],

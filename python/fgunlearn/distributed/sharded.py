@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from fgunlearn.distributed.agreement import raise_together
+from fgunlearn.distributed.agreement import agree, raise_together
 from fgunlearn.distributed.identity import identity
 from fgunlearn.distributed.layout import Layout, from_part, is_dtensor, layout_of
 from fgunlearn.distributed.processes import Processes, processes_of
@@ -123,7 +123,11 @@ class ShardedSelection(Selection):
         """The same coordinates of whole tensors, on this selection's device; called by all processes.
 
         Sends 8 bytes per selected coordinate to every process.
+
+        Raises:
+            ValueError: the processes have different selections, or are about different operations.
         """
+        self._meet("full")
         numels = [layout.numel for layout in self._layouts]
         parts = [torch.empty(0, dtype=torch.int64, device=self.device)]
         for layout, index, before in zip(self._layouts, self._indices, accumulate(numels, initial=0), strict=False):
@@ -145,6 +149,7 @@ class ShardedSelection(Selection):
         """
         from fgunlearn.parameters import trainable
 
+        self._meet("shard")
         parameters = trainable(model)
         if self._all_say(self.is_placed_as(parameters.values())):
             return self
@@ -161,6 +166,11 @@ class ShardedSelection(Selection):
             and tuple(tensor.placements) == layout.placements
             for tensor, layout in zip(tensors, self._layouts, strict=True)
         )
+
+    def _meet(self, operation: str) -> None:
+        """All processes are about the same operation on the same selection, or are told that they are not."""
+        operation = f"ShardedSelection{'.' if operation.isalpha() else ' '}{operation}"
+        agree(self._processes, operation, lambda: {"selection": self.identity})
 
     def _all_say(self, yes: bool) -> bool:
         """Whether every process says so: parts may be alike on one and not on another."""
@@ -182,10 +192,11 @@ class ShardedSelection(Selection):
             seed=seed,
         )
 
-    def _combine(self, other: object, operation: Callable[[Tensor, Tensor], Tensor]) -> Any:
+    def _combine(self, other: object, operation: Callable[[Tensor, Tensor], Tensor], symbol: str) -> Any:
         if not isinstance(other, Selection):
             return NotImplemented
         self._refuse_different(other)
+        self._meet(symbol)
         theirs = self._sharded_alike(other)
         pairs = zip(self._indices, theirs, strict=True)
         return ShardedSelection.of_parts(
@@ -239,6 +250,7 @@ class ShardedSelection(Selection):
             OSError: rank 0 can't write the file.
             RuntimeError: the same, on the other ranks.
         """
+        self._meet("save")
         whole = self.full()
         error: Exception | None = None
         if self._processes.rank == 0:

@@ -108,8 +108,8 @@ def select_streaming(model: ModelSize, setting: Setting) -> Memory:
         scores = chunk * model.sum_itemsize
     else:
         each = model.sum_itemsize * setting.sums_per_coordinate
-        scores = min(n * each, max(setting.memory_budget, largest * each))
-    collected = min(setting.memory_budget // 4, COLLECTED * k)
+        scores = min(n * each, max(setting.budget(model), largest * each))
+    collected = min(setting.budget(model) // 4, COLLECTED * k)
     return _memory(
         model,
         setting,

@@ -12,7 +12,7 @@ from fgunlearn.planning.rates import Rates
 from fgunlearn.planning.setting import Setting
 from fgunlearn.planning.time import Work
 
-NOT_SHARDED = "arithmetic only: fgunlearn.select does not stream over several processes"
+WHOLE_PASSES = "FSDP2 takes a backward pass whole: each group of parameters costs full passes over the data"
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def made(model: ModelSize, setting: Setting, rates: Rates | None = None, capacit
             "select_streaming",
             memory.select_streaming,
             time.select_streaming,
-            NOT_SHARDED if sharded else "",
+            WHOLE_PASSES if sharded and not setting.one_batch else "",
         ),
         (sparse, "repair", lambda m, s: memory.repair(m, s, free_grads=False), time.repair, ""),
         (f"{sparse}, free_grads", "repair_freed", lambda m, s: memory.repair(m, s, free_grads=True), time.repair, ""),

@@ -8,7 +8,7 @@ from typing import get_args
 from fgunlearn.arguments import check_choice, check_count
 from fgunlearn.planning.model import NARROW_LIMIT, ModelSize
 from fgunlearn.selection.strategies import ScoreKind
-from fgunlearn.selection.streaming import DEFAULT_BUDGET
+from fgunlearn.selection.streaming import default_budget
 
 STATES = {"sgd": 0, "momentum": 1, "adamw": 2}
 """States of one value per coordinate that an optimizer keeps: none, momenta, two moments."""
@@ -27,7 +27,7 @@ class Setting:
         optimizer: of the repair, a key of ``STATES``.
         activations: bytes that a forward pass keeps on a device, where known; else ``ModelSize.activations``.
         recompute: whether each block is computed again in the backward pass (activation checkpointing).
-        memory_budget: that of ``fgunlearn.select``, bytes.
+        memory_budget: that of ``fgunlearn.select``, bytes; None for its default.
     """
 
     k: int
@@ -38,14 +38,16 @@ class Setting:
     optimizer: str = "adamw"
     activations: int | None = None
     recompute: bool = False
-    memory_budget: int = DEFAULT_BUDGET
+    memory_budget: int | None = None
 
     def __post_init__(self) -> None:
         check_count(self.k, "k", 0)
         check_choice(self.score, get_args(ScoreKind), "score")
         check_choice(self.optimizer, list(STATES), "optimizer")
-        for argument in ("tokens", "batches", "devices", "memory_budget"):
+        for argument in ("tokens", "batches", "devices"):
             check_count(getattr(self, argument), argument)
+        if self.memory_budget is not None:
+            check_count(self.memory_budget, "memory_budget")
         if self.activations is not None:
             check_count(self.activations, "activations", 0)
 
@@ -57,6 +59,11 @@ class Setting:
     def kept(self, model: ModelSize) -> int:
         """Bytes of activations on a device."""
         return model.activations(self.tokens, self.recompute) if self.activations is None else self.activations
+
+    def budget(self, model: ModelSize) -> int:
+        """``memory_budget`` in bytes, or the default: a share of the parameters that a device holds."""
+        held = -(-model.parameters // self.devices) * model.itemsize
+        return default_budget(held) if self.memory_budget is None else self.memory_budget
 
     @property
     def one_batch(self) -> bool:

@@ -72,7 +72,7 @@ def groups(model: ModelSize, setting: Setting) -> int:
     As many as the sums fill the budget; a few more where tensors don't fill a group.
     """
     n, _, _ = share_of(model, setting)
-    return -(-n * model.sum_itemsize * setting.sums_per_coordinate // setting.memory_budget)
+    return -(-n * model.sum_itemsize * setting.sums_per_coordinate // setting.budget(model))
 
 
 def readings(model: ModelSize, setting: Setting) -> float:
@@ -82,14 +82,20 @@ def readings(model: ModelSize, setting: Setting) -> float:
     (G + 1) / 2 G of the activations' gradients) and with that group's gradients of weights: 2 G + 2 (G + 1) / 2 + 2 =
     3 (G + 1) of the 6 n t of a full pass (recomputing, 4 (G + 1) of 8). Readings: ``PASSES``, or one where one group
     holds everything. "fisher_ratio" reads the remaining data as often, and once more for its mean if G > 1.
+
+    Sharded, a backward pass is taken whole, whatever is wanted of it: G full passes per reading.
     """
     if setting.one_batch:
         return PASSES
     number = groups(model, setting)
-    times = 1 if number == 1 else PASSES
+    return _times(number, setting) * (number if setting.devices > 1 else (number + 1) / 2)
+
+
+def _times(number: int, setting: Setting) -> int:
+    """How often all groups are gone through, and so each coordinate's gradients added up."""
     if setting.sums_per_coordinate == 2:
-        times = 2 if number == 1 else 2 * PASSES + 1
-    return times * (number + 1) / 2
+        return 2 if number == 1 else 2 * PASSES + 1
+    return 1 if number == 1 else PASSES
 
 
 def select_streaming(model: ModelSize, setting: Setting) -> Work:
@@ -102,7 +108,7 @@ def select_streaming(model: ModelSize, setting: Setting) -> Work:
     if setting.one_batch:
         moved = passes * n * model.itemsize
     else:
-        times = 2 * passes / (groups(model, setting) + 1)  # that each coordinate's gradient arrives
+        times = _times(groups(model, setting), setting) * setting.batches
         moved = times * n * (model.itemsize + 2 * model.sum_itemsize) + PASSES * n * model.sum_itemsize
     return _work(model, setting, passes, moved + k * w)
 

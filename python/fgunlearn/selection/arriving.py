@@ -55,14 +55,14 @@ def _hand_over(
         return None
     if gradient.layout != torch.strided:
         raise TypeError(f"the gradient of {name!r} must be dense (strided), got layout {gradient.layout}")
-    with torch.no_grad(), _in_order_on(stream):
+    with torch.no_grad(), in_order_on(stream):
         receive(t, gradient.detach())
     # Autograd keeps what a hook returns for the caller: one zero in place of the gradient.
     return gradient.new_zeros(()).expand(gradient.shape)
 
 
 @contextmanager
-def _in_order_on(stream: torch.cuda.Stream | None) -> Iterator[None]:
+def in_order_on(stream: torch.cuda.Stream | None) -> Iterator[None]:
     """Work on ``stream``, after what is enqueued where autograd is, and before what it enqueues next.
 
     Autograd works on the stream on which a parameter was first used, which need not be the caller's.

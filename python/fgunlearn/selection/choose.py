@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,7 @@ from fgunlearn.selection.readings import Source
 from fgunlearn.selection.scores import FUSED_KINDS, check_retain_loader, quotient, score, top_scores
 from fgunlearn.selection.selection import Selection
 from fgunlearn.selection.strategies import RandomK, RandomTopK, Strategy, TopK, apportion, resolve_k
-from fgunlearn.selection.streaming import DEFAULT_BUDGET, top_streaming
-
-Memory = Literal["dense", "streaming", "compact"]
+from fgunlearn.selection.streaming import Memory, check_loaders, top_streaming
 
 
 def select(
@@ -58,9 +56,10 @@ def select(
     budget does not hold those that share their leading 16 bits with the k-th (13 on CUDA), and more only where more
     bits are shared, up to the very same score, such as 0: then up to 5 on the CPU, 7 on CUDA or with float64, 9 with
     both, for n < 2\ :sup:`32`. Scope "tensor" takes P = 1. G is the number of groups of parameters whose sums fit
-    ``memory_budget``: about 4 n / ``memory_budget``, twice that for ``fisher_ratio``, which reads ``retain_loader`` G
-    times more. Where one group holds all (``memory_budget`` >= 4 n) its sums are kept: one reading. Backward passes
-    compute only what a group needs. One more reading begins, to see whether there is more than one batch.
+    ``memory_budget``: about 4 n / ``memory_budget`` (by default near 8 with bfloat16, 4 with float32), twice that for
+    ``fisher_ratio``, which reads ``retain_loader`` G times more. Where one group holds all (``memory_budget`` >=
+    4 n) its sums are kept: one reading. Backward passes compute only what a group needs. One more reading begins, to
+    see whether there is more than one batch.
 
     The data must be the same each time it is read, in the same batches: no shuffling, no random augmentation. The
     gradients of a parameter must not depend on which others are computed with them, which holds for torch's layers.
@@ -71,20 +70,29 @@ def select(
     differ by less than those errors may change places.
 
     Over several processes (``torch.distributed``), all of which have to call this, each one's loader is its own part of
-    the data. The processes first make sure that they agree on the model's names, shapes and dtypes and on the strategy.
+    the data. The processes first make sure that they are about the same: operation, model (names, shapes, dtypes),
+    strategy, and memory.
 
     - Sharded parameters (DTensors, as FSDP2 makes them) are selected over their whole mesh, with or without ``group``.
-      One batch of every process together are one batch: what is weighted by its size and, by "abs_grad" and "fisher",
-      made positive is their mean gradient, which is all that a backward pass over shards gives. So every loader needs a
-      batch; where one ends early, its last batch goes on at weight 0. Scores stay where the shards are: ranking sends
-      less than 200 KB of counts per process, whatever the model's size (scope "tensor": less than 1 MiB with up to
-      about a thousand tensors). Scope "channel" is refused.
+      One batch of every process together are one batch: each process's loss is weighted by its batch's size, so that
+      their mean gradient is one over samples; that is what is made positive by "abs_grad" and "fisher", for it is all
+      that a backward pass over shards gives. So every loader needs a batch; where one ends early, its last batch goes
+      on at weight 0. Scores stay where the shards are: ranking sends less than 200 KB of counts per process, whatever
+      the model's size, with "streaming" less than 1 MiB (scope "tensor": less than 1 MiB with up to about a thousand
+      tensors). Scope "channel" is refused, and so are FSDP2 modules that don't reduce their gradients
+      (``set_requires_gradient_sync(False)``). n is what a process holds; "streaming" divides it into groups alike on
+      all, by the largest part that one holds of each tensor. There P is 2, or with many equal scores up to 7 with
+      float32 and 9 with float64, and every pass is a full one: FSDP2 computes all gradients or none. Those of one of
+      its modules come together.
       What fails in one rank's ``loader`` is an error of all. What fails in its ``loss_fn`` is not: the others are in
       the middle of a pass that needs it, and wait until that rank's process ends or the group's timeout
       (``init_process_group(timeout=...)``) has passed.
     - Plain parameters with ``group`` are replicas, the same on every process: scores are summed over all loaders'
       batches, by one all-reduce of their n values, and every process selects the same. One without data needs an empty
-      loader. Wrapped in ``DistributedDataParallel``, ``loss_fn`` gets the module inside.
+      loader. Wrapped in ``DistributedDataParallel``, ``loss_fn`` gets the module inside. With "streaming" the n values
+      are reduced in each reading, group by group, as no score is known before; one batch takes groups there as well,
+      because processes that waited for each other at every gradient would have to take the same way through the model.
+      With "compact", sums are rounded once more as they are reduced.
 
     Args:
         model: parameters that require grad take part.
@@ -93,9 +101,10 @@ def select(
         strategy: TopK, RandomK or RandomTopK.
         retain_loader: the remaining data, or a sample of it; for the score ``fisher_ratio`` only.
         progress: show a progress bar on a terminal.
-        memory: "dense", "streaming" or "compact". Scope "channel" and several processes need "dense".
-        memory_budget: for "streaming", how many bytes the sums of a group of parameters may take; 256 MiB if None. A
-            tensor is never divided, so that a larger one is a group of its own.
+        memory: "dense", "streaming" or "compact". Scope "channel" needs "dense".
+        memory_budget: for "streaming", how many bytes the sums of a group of parameters may take on each process. A
+            tensor is never divided, so that a larger one is a group of its own. If None, a quarter of the bytes of the
+            parameters (of the process that holds most of them), and 256 MiB at the least.
         group: the process group that scores and selects together; for DTensors of the ranks of their mesh, and not
             needed.
 
@@ -114,18 +123,19 @@ def select(
     from fgunlearn.distributed.processes import processes_of
     from fgunlearn.distributed.selecting import select_over
 
-    with errors_told(group, model):
+    with errors_told(group, model, "fgunlearn.select"):
         parameters = trainable(model)
         processes = processes_of({f"parameter {name!r}": p for name, p in parameters.items()}, group)
 
-    def checked() -> int:
+    def checked() -> None:
         if not isinstance(strategy, (TopK, RandomK, RandomTopK)):
             raise TypeError(f"strategy must be a TopK, RandomK or RandomTopK, got {strategy!r}")
-        return check_memory(memory, memory_budget, strategy, several=processes is not None)
+        check_memory(memory, memory_budget, strategy)
 
     if processes is not None:
-        return select_over(model, parameters, loader, loss_fn, strategy, retain_loader, progress, checked, processes)
-    memory_budget = checked()
+        given = (model, parameters, loader, loss_fn, strategy, retain_loader, progress, memory, memory_budget)
+        return select_over(*given, checked, processes)
+    checked()
     numels = [p.numel() for p in parameters.values()]
     k = resolve_k(sum(numels), strategy.k, strategy.ratio)  # refused before the work
     detached = {name: p.detach() for name, p in parameters.items()}
@@ -147,6 +157,8 @@ def select(
         threshold = None if each else float(thresholds)
     else:
         check_retain_loader(kind, retain_loader)
+        if memory == "streaming":
+            check_loaders(loader, retain_loader if kind == "fisher_ratio" else None)
         source = Source(model, parameters, loader, loss_fn, kind, retain_loader, progress)
         if memory == "compact":
             indices, threshold, seen = top_compact(source, counts, each)
@@ -159,28 +171,24 @@ def select(
     return strategy.complete(detached, indices, threshold)
 
 
-def check_memory(memory: Memory, memory_budget: int | None, strategy: Strategy, *, several: bool) -> int:
-    """Refuses a way to hold scores that the strategy can't use; returns the budget in bytes.
+def check_memory(memory: Memory, memory_budget: int | None, strategy: Strategy) -> None:
+    """Refuses a way to hold scores that the strategy can't use.
 
     Args:
         memory: see :func:`select`.
         memory_budget: see :func:`select`.
         strategy: see :func:`select`.
-        several: whether several processes select together.
 
     Raises:
         TypeError, ValueError: argument and value are named.
     """
     check_choice(memory, get_args(Memory), "memory")
-    if memory != "dense" and several:
-        raise ValueError(f"memory must be 'dense' over several processes, got {memory!r}")
     if memory != "dense" and strategy.scope == "channel" and strategy.score_kind is not None:
         raise ValueError(
             f"scope='channel' adds up scores that memory={memory!r} does not hold: use memory='dense' with it"
         )
     if memory_budget is None:
-        return DEFAULT_BUDGET
+        return
     if memory != "streaming":
         raise ValueError(f"memory_budget is for memory='streaming', got {memory_budget} with memory={memory!r}")
     check_count(memory_budget, "memory_budget")
-    return memory_budget

@@ -17,7 +17,6 @@ their counts all take the same one.
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -80,6 +79,21 @@ def place_histogram(places: Tensor, low: int, shift: int, bins: int) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Ranked:
+    """What is selected: larger keys than ``key``, and of equal ones those whose place is at most ``last_place``.
+
+    Attributes:
+        indices: per tensor of this process, ascending.
+        key: the smallest selected key; infinity's, with a place below all others, where nothing is selected.
+        last_place: of the last selected coordinate with that key, or any before the next one with it.
+    """
+
+    indices: list[Tensor]
+    key: int
+    last_place: int
+
+
+@dataclass(frozen=True)
 class _Bracket:
     """Keys in [low, low + 2**bits): ``held`` of them, and the k-th largest of all is the ``rank``-th largest here."""
 
@@ -100,6 +114,27 @@ def k_largest(
 ) -> tuple[list[Tensor], float]:
     """The k largest keys: exactly those that :func:`fgunlearn.ops.topk_select` selects of the same keys.
 
+    Args and errors: see :func:`ranked`.
+
+    Returns:
+        Per tensor of this process the selected indices, ascending; and the threshold, the smallest selected magnitude
+        (infinity for k = 0).
+    """
+    found = ranked(passes, k, places, room=room, digit_bits=digit_bits, total=total)
+    return found.indices, key_value(found.key, passes.wide)
+
+
+def ranked(
+    passes: Passes,
+    k: int,
+    places: int,
+    *,
+    room: int,
+    digit_bits: int = 16,
+    total: Total = lambda counts: counts,
+) -> Ranked:
+    """The k largest keys, and what tells them from the others.
+
     Args:
         passes: the keys, or this process's part of them.
         k: how many, of all processes together; 0 to ``places``.
@@ -107,10 +142,6 @@ def k_largest(
         room: how many keys may be collected, of all processes together; 0 for none, which costs passes and no more.
         digit_bits: bits per histogram, 1 to 16.
         total: a tensor of int64 counts to their sums over all processes; one process has its own already.
-
-    Returns:
-        Per tensor of this process the selected indices, ascending; and the threshold, the smallest selected magnitude
-        (infinity for k = 0).
 
     Raises:
         ValueError: k, room or digit_bits out of range.
@@ -125,8 +156,7 @@ def k_largest(
     if not 1 <= digit_bits <= 16:
         raise ValueError(f"digit_bits must be in [1, 16], got {digit_bits}")
     bracket = _Bracket(0, 63 if passes.wide else 31, places, k)
-    indices, key = _selected(passes, k, places, bracket, room, digit_bits, total)
-    return indices, math.inf if k == 0 else key_value(key, passes.wide)
+    return _selected(passes, k, places, bracket, room, digit_bits, total)
 
 
 def key_value(key: int, wide: bool) -> float:
@@ -136,11 +166,12 @@ def key_value(key: int, wide: bool) -> float:
 
 def _selected(
     passes: Passes, k: int, places: int, bracket: _Bracket, room: int, digit_bits: int, total: Total
-) -> tuple[list[Tensor], int]:
-    """The k largest keys of ``passes``, the k-th of which is in the bracket, and the k-th itself."""
+) -> Ranked:
+    """The k largest keys of ``passes``, the k-th of which is in the bracket."""
     if k == 0:
         _counts(passes, bracket, bracket.bits - 1, total)  # refuses what can't be ranked
-        return passes.emit(INFINITY_KEY[passes.wide], -1), 0
+        nothing = INFINITY_KEY[passes.wide]
+        return Ranked(passes.emit(nothing, -1), nothing, -1)
     while bracket.bits > 0:
         bracket = _narrowed(passes, k, bracket, digit_bits, total)
         if bracket.held <= room:
@@ -149,7 +180,7 @@ def _selected(
     indices = passes.emit(bracket.low, last)
     if _lengths(total, indices) != [k]:
         raise KeysChanged
-    return indices, bracket.low
+    return Ranked(indices, bracket.low, last)
 
 
 def _counts(passes: Passes, bracket: _Bracket, shift: int, total: Total) -> Tensor:
@@ -175,9 +206,7 @@ def _narrowed(passes: Passes, k: int, bracket: _Bracket, digit_bits: int, total:
     return _Bracket(bracket.low + (at << shift), shift, held, rank - (int(from_top[steps]) - held))
 
 
-def _from_collected(
-    passes: Passes, k: int, places: int, bracket: _Bracket, digit_bits: int, total: Total
-) -> tuple[list[Tensor], int]:
+def _from_collected(passes: Passes, k: int, places: int, bracket: _Bracket, digit_bits: int, total: Total) -> Ranked:
     high = min(bracket.low + (1 << bracket.bits), INFINITY_KEY[passes.wide] + 1)  # 2**63 is no int64
     above, between = passes.collect(bracket.low, high)
     taken, held = _lengths(total, above, [index for index, _ in between])
@@ -185,8 +214,9 @@ def _from_collected(
         raise KeysChanged
     collected = _Collected(passes, between)
     inside = _Bracket(bracket.low, bracket.bits, held, k - taken)
-    rest, key = _selected(collected, k - taken, places, inside, 0, digit_bits, total)
-    return [merged(one, other) for one, other in zip(above, rest, strict=True)], key
+    rest = _selected(collected, k - taken, places, inside, 0, digit_bits, total)
+    indices = [merged(one, other) for one, other in zip(above, rest.indices, strict=True)]
+    return Ranked(indices, rest.key, rest.last_place)
 
 
 def _last_place(passes: Passes, bracket: _Bracket, places: int, digit_bits: int, total: Total) -> int:

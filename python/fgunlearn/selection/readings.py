@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from fgunlearn import ops
 from fgunlearn.batches import Loader, LossFunction, batch_size, with_last
 from fgunlearn.progress import track
-from fgunlearn.selection.arriving import CHUNK, Scratch, arriving_gradients, sum_dtype
+from fgunlearn.selection.arriving import CHUNK, Receive, Scratch, arriving_gradients, sum_dtype
 from fgunlearn.selection.passes import KeysChanged
 from fgunlearn.selection.scores import ACCUMULATED, damping
 from fgunlearn.selection.strategies import ScoreKind
@@ -22,8 +24,26 @@ Consume = Callable[[int, int, Tensor], None]
 
 
 @dataclass(frozen=True)
+class Step:
+    """What one backward pass is taken on.
+
+    Attributes:
+        batch: a batch; of several processes, this one's.
+        size: its samples; where the processes' batches are one batch together, of all of them.
+        weight: what this process's loss is multiplied by.
+    """
+
+    batch: Any
+    size: int
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
 class Source:
-    """What scores are made from; the fields are the arguments of :func:`fgunlearn.select`."""
+    """What scores are made from; the fields are the arguments of :func:`fgunlearn.select`.
+
+    Here is what a single process does; :mod:`fgunlearn.distributed.sources` has what several do.
+    """
 
     model: nn.Module
     parameters: dict[str, nn.Parameter]
@@ -33,26 +53,80 @@ class Source:
     retain_loader: Loader | None
     progress: bool
 
+    @cached_property
+    def parts(self) -> list[Tensor]:
+        """What this process has of each parameter, detached: scores are made of these coordinates."""
+        return [p.detach() for p in self.parameters.values()]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.parts[0].device
+
     @property
     def numels(self) -> list[int]:
-        """The number of coordinates of each parameter."""
-        return [p.numel() for p in self.parameters.values()]
+        """The number of coordinates of each part."""
+        return [part.numel() for part in self.parts]
 
-    def batches(self, argument: str = "loader", part: str = "") -> Iterator[tuple[Any, int]]:
-        """The batches of "loader" or "retain_loader" that have samples, and how many; ``part`` is for the progress bar.
+    @property
+    def sum_sizes(self) -> list[int]:
+        """Bytes that the sums of each parameter take; over several processes on that which holds most of it."""
+        return [part.numel() * sum_dtype(part).itemsize for part in self.parts]
+
+    @property
+    def parameter_bytes(self) -> int:
+        """Bytes of the parameters; over several processes on that which holds most."""
+        return sum(part.nbytes for part in self.parts)
+
+    def steps(self, argument: str = "loader", part: str = "") -> Iterator[Step]:
+        """The batches of "loader" or "retain_loader" that have samples; ``part`` is for the progress bar.
 
         Raises:
             ValueError: there is none.
         """
-        loader = self.retain_loader if argument == "retain_loader" else self.loader
-        assert loader is not None
         nothing = True
-        for batch in track(loader, f"score ({self.kind}){part}", self.progress):
+        for batch in track(self._data(argument), f"score ({self.kind}){part}", self.progress):
             if (size := batch_size(batch)) > 0:
                 nothing = False
-                yield batch, size
+                yield Step(batch, size)
         if nothing:
             raise ValueError(f"{argument} is empty: there is no data to take gradients on")
+
+    def only_step(self) -> Step | None:
+        """The loader's one step, None where there are more. Reads no further than that takes."""
+        for step, last in with_last(replace(self, progress=False).steps()):
+            return step if last else None
+        return None
+
+    def take(self, step: Step, positions: Sequence[int], receive: Receive) -> None:
+        """A forward and a backward pass: ``receive(t, gradient)`` for those of the parameters that the loss reaches.
+
+        Gradients are of :attr:`parts`, and last as long as the call.
+        """
+        every = list(self.parameters.items())
+        wanted = dict(every[t] for t in positions)
+        arriving_gradients(self.model, wanted, step.batch, self.loss_fn, lambda at, g: receive(positions[at], g))
+
+    def together(self) -> AbstractContextManager[None]:
+        """Around steps that processes take each by itself: an error of one is an error of all."""
+        return nullcontext()
+
+    def added_up(self, sums: Sequence[Tensor], seen: int, argument: str) -> int:
+        """Makes what this process has summed up the sums of all processes, in place; returns their samples."""
+        return seen
+
+    def everywhere(self, refused: Sequence[int]) -> Sequence[int]:
+        """How many scores per parameter are not finite, of all processes, given those of this one's parts."""
+        return refused
+
+    def damping(self, totals: Sequence[float]) -> float:
+        """eps of "fisher_ratio", from the sum of F_r over each part."""
+        return damping(totals, sum(self.numels))
+
+    def _data(self, argument: str) -> Loader:
+        loader = self.retain_loader if argument == "retain_loader" else self.loader
+        assert loader is not None
+        return loader
 
 
 class Readings(Protocol):
@@ -66,33 +140,26 @@ class Readings(Protocol):
         """All scores in chunks, or with ``whole`` a parameter's at once; parameters in no particular order."""
 
 
-def only_batch(source: Source) -> tuple[Any, int] | None:
-    """The loader's one batch and its size; None where there are more. Reads no further than that takes."""
-    for (batch, size), last in with_last(replace(source, progress=False).batches()):
-        return (batch, size) if last else None
-    return None
-
-
 class OneBatch:
     """Scores of a single batch, each made as its gradient arrives: a reading is one forward and one backward pass.
 
     Beside the model and what autograd saves for the backward pass, memory holds one gradient at a time.
     """
 
-    def __init__(self, source: Source, batch: object, size: int) -> None:
-        self._source, self._batch = source, batch
-        self.samples = size
+    def __init__(self, source: Source, step: Step) -> None:
+        self._source, self._step = source, step
+        self.samples = step.size
 
     def read(self, consume: Consume, *, whole: bool = False) -> None:
         """See :class:`Readings`."""
-        parameters = list(self._source.parameters.values())
-        kind, size, reached, scratch = self._source.kind, self.samples, set(), Scratch(parameters[0].device)
+        parts = self._source.parts
+        kind, size, reached, scratch = self._source.kind, self.samples, set(), Scratch(self._source.device)
 
         def receive(t: int, gradient: Tensor) -> None:
             reached.add(t)
             flat, theta = gradient.reshape(-1), None
             if kind == "saliency":
-                theta = parameters[t].detach().reshape(-1)
+                theta = parts[t].reshape(-1)
             for at, end in _spans(flat.numel(), whole):
                 scores = scratch.zeros(end - at, sum_dtype(flat))
                 ops.score_accumulate_([scores], [flat[at:end]], ACCUMULATED[kind], float(size))
@@ -100,11 +167,11 @@ class OneBatch:
                     scores.div_(size).mul_(theta[at:end]).abs_()
                 consume(t, at, scores)
 
-        arriving_gradients(self._source.model, self._source.parameters, self._batch, self._source.loss_fn, receive)
-        for t, parameter in enumerate(parameters):
+        self._source.take(self._step, range(len(parts)), receive)
+        for t, part in enumerate(parts):
             if t not in reached:
-                for at, end in _spans(parameter.numel(), whole):
-                    consume(t, at, scratch.zeros(end - at, sum_dtype(parameter)))
+                for at, end in _spans(part.numel(), whole):
+                    consume(t, at, scratch.zeros(end - at, sum_dtype(part)))
 
 
 class Groups:
@@ -117,7 +184,7 @@ class Groups:
 
     def __init__(self, source: Source, budget: int) -> None:
         self._source = source
-        self._groups = grouped(source.parameters, budget // (2 if source.kind == "fisher_ratio" else 1))
+        self._groups = grouped(source.sum_sizes, budget // (2 if source.kind == "fisher_ratio" else 1))
         self._kept: list[Tensor] | None = None
         self._seen: dict[str, int] = {}
         self._damping: float | None = None
@@ -131,7 +198,7 @@ class Groups:
         """See :class:`Readings`."""
         if self._source.kind == "fisher_ratio" and len(self._groups) > 1 and self._damping is None:
             each = (self._totals(self._means(number, "retain_loader")) for number in range(len(self._groups)))
-            self._damping = damping([total for totals in each for total in totals], sum(self._source.numels))
+            self._damping = self._source.damping([total for totals in each for total in totals])
         for number, group in enumerate(self._groups):
             scores = self._kept or self._scores(number)
             if len(self._groups) == 1:
@@ -145,15 +212,14 @@ class Groups:
         kind = self._source.kind
         if kind == "fisher_ratio":
             scores, kept = self._means(number, "loader"), self._means(number, "retain_loader")
-            eps = self._damping or damping(self._totals(kept), sum(self._source.numels))
+            eps = self._damping or self._source.damping(self._totals(kept))
             for score in scores:
                 score.div_(kept.pop(0).add_(eps))
             return scores
         if kind == "saliency":
-            parameters = list(self._source.parameters.values())
             scores = self._means(number, "loader")
             for t, score in zip(self._groups[number], scores, strict=True):
-                score.mul_(parameters[t].detach()).abs_()
+                score.mul_(self._source.parts[t]).abs_()
             return scores
         return self._sums(number, "loader")
 
@@ -166,29 +232,36 @@ class Groups:
 
     def _sums(self, number: int, argument: str) -> list[Tensor]:
         """What :func:`fgunlearn.selection.scores.accumulate_sums` has for the parameters of one group."""
-        every = list(self._source.parameters.items())
-        group = dict(every[t] for t in self._groups[number])
-        sums = [torch.zeros(p.shape, dtype=sum_dtype(p), device=p.device) for p in group.values()]
-        seen, kind = 0, ACCUMULATED[self._source.kind]
+        source, group = self._source, self._groups[number]
+        parts = {t: source.parts[t] for t in group}
+        sums = {t: torch.zeros(p.shape, dtype=sum_dtype(p), device=p.device) for t, p in parts.items()}
+        seen, kind = 0, ACCUMULATED[source.kind]
         part = f", part {number + 1} of {len(self._groups)}" if len(self._groups) > 1 else ""
-        for batch, size in self._source.batches(argument, part):
+        with source.together():
+            for step in source.steps(argument, part):
 
-            def receive(t: int, gradient: Tensor, size: int = size) -> None:
-                ops.score_accumulate_([sums[t]], [gradient], kind, float(size))
+                def receive(t: int, gradient: Tensor, size: int = step.size) -> None:
+                    ops.score_accumulate_([sums[t]], [gradient], kind, float(size))
 
-            arriving_gradients(self._source.model, group, batch, self._source.loss_fn, receive)
-            seen += size
+                source.take(step, group, receive)
+                seen += step.size
+        found = list(sums.values())
+        seen = source.added_up(found, seen, argument)
         if self._seen.setdefault(argument, seen) != seen:
             raise KeysChanged
-        return sums
+        return found
 
 
-def grouped(parameters: Mapping[str, Tensor], budget: int) -> list[list[int]]:
-    """Positions of parameters in groups of neighbours whose sums take at most ``budget`` bytes, or of one alone."""
+def grouped(sizes: Sequence[int], budget: int) -> list[list[int]]:
+    """Positions of parameters in groups of neighbours whose sums take at most ``budget`` bytes, or of one alone.
+
+    Args:
+        sizes: bytes that the sums of each parameter take.
+        budget: in bytes.
+    """
     groups: list[list[int]] = []
     left = 0
-    for t, parameter in enumerate(parameters.values()):
-        needed = parameter.numel() * sum_dtype(parameter).itemsize
+    for t, needed in enumerate(sizes):
         if not groups or needed > left:
             groups.append([])
             left = budget
@@ -198,5 +271,6 @@ def grouped(parameters: Mapping[str, Tensor], budget: int) -> list[list[int]]:
 
 
 def _spans(numel: int, whole: bool) -> Iterator[tuple[int, int]]:
-    step = max(numel, 1) if whole else CHUNK
-    return ((at, min(at + step, numel)) for at in range(0, numel, step))
+    if whole:
+        return iter([(0, numel)])  # also of an empty part: others may have more of that parameter
+    return ((at, min(at + CHUNK, numel)) for at in range(0, numel, CHUNK))

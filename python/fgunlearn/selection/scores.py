@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -81,10 +81,8 @@ def score(
             scalar or has no graph; a score that came out NaN or infinite (parameter and count are named).
         TypeError: a loss or batch of another type than described.
     """
-    if kind not in get_args(ScoreKind):
-        raise ValueError(f"kind must be one of {', '.join(map(repr, get_args(ScoreKind)))}, got {kind!r}")
-    check_retain_loader(kind, retain_loader)
     # Above this module:
+    from fgunlearn.distributed.agreement import agree
     from fgunlearn.distributed.layout import distributed_as
     from fgunlearn.distributed.processes import processes_of
     from fgunlearn.distributed.scoring import scores_over
@@ -92,7 +90,17 @@ def score(
     parameters = trainable(model)
     loss_fn = cross_entropy if loss_fn is None else loss_fn
     processes = processes_of({f"parameter {name!r}": p for name, p in parameters.items()})
-    if processes is not None:
+
+    def checked() -> dict[str, Any]:
+        if kind not in get_args(ScoreKind):
+            raise ValueError(f"kind must be one of {', '.join(map(repr, get_args(ScoreKind)))}, got {kind!r}")
+        check_retain_loader(kind, retain_loader)
+        return {"kind": kind, "parameters": [(name, tuple(p.shape), p.dtype) for name, p in parameters.items()]}
+
+    if processes is None:
+        checked()
+    else:
+        agree(processes, "fgunlearn.score", checked)
         parts = scores_over(model, parameters, loader, loss_fn, kind, retain_loader, progress, processes)
         return {name: distributed_as(parameters[name], part) for name, part in parts.items()}
     with evaluation_mode(model):

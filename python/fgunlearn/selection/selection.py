@@ -195,7 +195,8 @@ class Selection:
         if self._shapes != other._shapes or self._names != other._names:
             raise ValueError("the two selections are made for different tensors: their names or shapes differ")
 
-    def _combine(self, other: object, operation: Callable[[Tensor, Tensor], Tensor]) -> Any:
+    def _combine(self, other: object, operation: Callable[[Tensor, Tensor], Tensor], symbol: str) -> Any:
+        """The operation on the indices of each tensor; ``symbol`` is its name."""
         if not isinstance(other, Selection):
             return NotImplemented
         self._refuse_different(other)
@@ -204,15 +205,15 @@ class Selection:
 
     def __or__(self, other: object) -> Selection:
         """Coordinates in either."""
-        return self._combine(other, lambda a, b: torch.cat([a, b]).unique())
+        return self._combine(other, lambda a, b: torch.cat([a, b]).unique(), "|")
 
     def __and__(self, other: object) -> Selection:
         """Coordinates in both."""
-        return self._combine(other, lambda a, b: a[torch.isin(a, b, assume_unique=True)])
+        return self._combine(other, lambda a, b: a[torch.isin(a, b, assume_unique=True)], "&")
 
     def __sub__(self, other: object) -> Selection:
         """Coordinates in this one and not in the other."""
-        return self._combine(other, lambda a, b: a[torch.isin(a, b, assume_unique=True, invert=True)])
+        return self._combine(other, lambda a, b: a[torch.isin(a, b, assume_unique=True, invert=True)], "-")
 
     def __eq__(self, other: object) -> bool:
         """The same coordinates of the same tensors; threshold and seed don't count."""

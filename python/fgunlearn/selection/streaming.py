@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fgunlearn import ops
-from fgunlearn.batches import check_read_again, evaluation_mode
+from fgunlearn.batches import Loader, check_read_again, evaluation_mode
 from fgunlearn.ops.bracket import keys_ref
 from fgunlearn.ops.select import index_dtype
 from fgunlearn.selection.passes import KeysChanged, k_largest, place_histogram
-from fgunlearn.selection.readings import Groups, OneBatch, Readings, Source, only_batch
+from fgunlearn.selection.readings import Groups, OneBatch, Readings, Source
 from fgunlearn.selection.scores import nonfinite
 
-DEFAULT_BUDGET = 2**28
-"""``memory_budget`` of :func:`fgunlearn.select` where none is given, in bytes."""
+Memory = Literal["dense", "streaming", "compact"]
+"""How scores are held while they are ranked, see :func:`fgunlearn.select`."""
 
-# A quarter of the budget again for coordinates around the threshold: index, key and place of each, twice, and slots.
-_BYTES_PER_COLLECTED = 4 * 48
+LEAST_BUDGET, BUDGET_SHARE = 2**28, 4
+"""``memory_budget`` of :func:`fgunlearn.select` where none is given: so many bytes, or a 4th of the parameters'."""
+
+BYTES_PER_COLLECTED = 4 * 48
+"""A quarter of the budget again for coordinates around the threshold: index, key, place of each, twice, and slots."""
+
 # Histograms of 512 KiB stay in a core's cache; a GPU counts at most 2**13 bins in shared memory.
 _DIGIT_BITS, _DIGIT_BITS_CUDA = 16, 13
 
 
+def default_budget(parameter_bytes: int) -> int:
+    """``memory_budget`` where none is given: it grows with the model, so that the number of groups does not."""
+    return max(LEAST_BUDGET, parameter_bytes // BUDGET_SHARE)
+
+
 def top_streaming(
-    source: Source, k: Sequence[int], each: bool, memory_budget: int
+    source: Source, k: Sequence[int], each: bool, memory_budget: int | None
 ) -> tuple[list[Tensor], float | None, int]:
     """The top coordinates by a score, bit for bit those that it has when all of it is held.
 
     Args:
-        source: model, data and kind of score.
+        source: model, data and kind of score; its loaders can be read again.
         k: how many of all; or with ``each`` one number per parameter.
         each: select from each parameter by itself.
         memory_budget: see :func:`fgunlearn.select`.
@@ -40,60 +51,65 @@ def top_streaming(
         ``fgunlearn.selection.scores.FUSED_KINDS``; None with ``each``), and the number of samples.
 
     Raises:
-        TypeError: a loader that can't be read again.
         ValueError: an empty loader; a score that came out NaN or infinite.
         RuntimeError: scores that change from reading to reading.
     """
-    _check_loaders(source)
-    with torch.no_grad(), evaluation_mode(source.model):
-        readings = _readings(source, memory_budget)
-        try:
-            if each:
-                indices, threshold = _top_of_each(source, readings, k), None
-            else:
-                on_cuda = next(iter(source.parameters.values())).is_cuda
-                indices, threshold = k_largest(
-                    _ScorePasses(source, readings),
-                    k[0],
-                    sum(source.numels),
-                    room=memory_budget // _BYTES_PER_COLLECTED,
-                    digit_bits=_DIGIT_BITS_CUDA if on_cuda else _DIGIT_BITS,
-                )
-        except KeysChanged:
-            raise RuntimeError(
-                "memory='streaming' reads the data several times, and the gradients changed from one reading to the "
-                "next: give a loader with the same batches in the same order each time (no shuffling, no random "
-                "augmentation) and a loss_fn without random numbers, or use memory='dense', which reads once"
-            ) from None
-    return indices, threshold, readings.samples
+    budget = default_budget(source.parameter_bytes) if memory_budget is None else memory_budget
+    with torch.no_grad(), evaluation_mode(source.model), one_answer():
+        readings = readings_of(source, budget)
+        if each:
+            return top_of_each(source, readings, k), None, readings.samples
+        indices, threshold = k_largest(
+            ScorePasses(source, readings),
+            k[0],
+            sum(source.numels),
+            room=budget // BYTES_PER_COLLECTED,
+            digit_bits=_DIGIT_BITS_CUDA if source.device.type == "cuda" else _DIGIT_BITS,
+        )
+        return indices, threshold, readings.samples
 
 
-def _check_loaders(source: Source) -> None:
-    loaders = {"loader": source.loader}
-    if source.kind == "fisher_ratio":
-        assert source.retain_loader is not None
-        loaders["retain_loader"] = source.retain_loader
-    for argument, loader in loaders.items():
+@contextmanager
+def one_answer() -> Iterator[None]:
+    """Around passes: keys that changed from one to the next are an error of the data that they are made from."""
+    try:
+        yield
+    except KeysChanged:
+        raise RuntimeError(
+            "memory='streaming' reads the data several times, and the gradients changed from one reading to the "
+            "next: give a loader with the same batches in the same order each time (no shuffling, no random "
+            "augmentation) and a loss_fn without random numbers, or use memory='dense', which reads once"
+        ) from None
+
+
+def check_loaders(loader: Loader, retain_loader: Loader | None) -> None:
+    """Refuses data that can be read only once; ``retain_loader`` is None where it isn't read.
+
+    Raises:
+        TypeError: the loader is named.
+    """
+    for argument, given in (("loader", loader), ("retain_loader", retain_loader)):
+        if argument == "retain_loader" and given is None:
+            continue
         try:
-            check_read_again(loader, argument)
+            check_read_again(given, argument)  # type: ignore[arg-type]
         except TypeError as error:
             raise TypeError(
                 f"{error}: memory='streaming' reads it several times; give list({argument}), or memory='dense'"
             ) from None
 
 
-def _readings(source: Source, memory_budget: int) -> Readings:
-    if source.kind != "fisher_ratio" and (found := only_batch(source)) is not None:
-        return OneBatch(source, *found)
-    return Groups(source, memory_budget)
+def readings_of(source: Source, budget: int) -> Readings:
+    """Scores as they come, where there is one batch; else sums of as many parameters as fit the budget."""
+    if source.kind != "fisher_ratio" and (step := source.only_step()) is not None:
+        return OneBatch(source, step)
+    return Groups(source, budget)
 
 
-def _top_of_each(source: Source, readings: Readings, k: Sequence[int]) -> list[Tensor]:
+def top_of_each(source: Source, readings: Readings, k: Sequence[int]) -> list[Tensor]:
     """One reading: a parameter's scores are complete when they come, and others don't matter."""
-    numels = source.numels
-    device = next(iter(source.parameters.values())).device
-    indices = [torch.empty(0, dtype=index_dtype(numel), device=device) for numel in numels]
-    refused = [0] * len(numels)
+    indices = [torch.empty(0, dtype=index_dtype(numel), device=source.device) for numel in source.numels]
+    refused = [0] * len(indices)
 
     def consume(t: int, _: int, scores: Tensor) -> None:
         refused[t] = int(ops.count_nonfinite([scores]))
@@ -101,35 +117,38 @@ def _top_of_each(source: Source, readings: Readings, k: Sequence[int]) -> list[T
             (indices[t],), _threshold = ops.topk_select([scores], k[t])
 
     readings.read(consume, whole=True)
-    _raise_first(source, refused)
+    raise_first(source, source.everywhere(refused))
     return indices
 
 
-def _raise_first(source: Source, refused: Sequence[int]) -> None:
+def raise_first(source: Source, refused: Sequence[int]) -> None:
+    """Raises a ValueError that names the first parameter with scores that are not finite, if there is one."""
     for (name, parameter), count in zip(source.parameters.items(), refused, strict=True):
         if count:
             raise nonfinite(name, parameter.numel(), count)
 
 
-class _ScorePasses:
+class ScorePasses:
     """Readings as :class:`fgunlearn.selection.passes.Passes`: what is not finite counts as a NaN does."""
 
     def __init__(self, source: Source, readings: Readings) -> None:
         self._source, self._readings = source, readings
         self._numels = source.numels
         self._offsets = [sum(self._numels[:t]) for t in range(len(self._numels))]
-        self._device = next(iter(source.parameters.values())).device
+        self._device = source.device
         self._refused = self._zeros(len(self._numels))
-        self.wide = any(p.dtype == torch.float64 for p in source.parameters.values())
+        self.wide = any(part.dtype == torch.float64 for part in source.parts)
 
     def _zeros(self, count: int) -> Tensor:
         return torch.zeros(count, dtype=torch.int64, device=self._device)
 
     def histogram(self, low: int, shift: int, bins: int) -> Tensor:
+        """Counts of the keys' leading bits."""
         counts, refused = self._zeros(bins + 2), self._zeros(len(self._numels))
 
         def consume(t: int, _: int, scores: Tensor) -> None:
-            counts.add_(ops.bracket_histogram([scores], low, shift, bins, self.wide))
+            if self.counts(t):
+                counts.add_(ops.bracket_histogram([scores], low, shift, bins, self.wide))
             refused[t : t + 1].add_(ops.count_nonfinite([scores]))
 
         self._readings.read(consume)
@@ -138,11 +157,15 @@ class _ScorePasses:
         return counts
 
     def refusal(self, count: int) -> Exception:
-        refused = self._refused.tolist()
-        t = next(t for t, found in enumerate(refused) if found)
-        return nonfinite(list(self._source.parameters)[t], self._numels[t], refused[t])
+        """An error that names the first parameter whose scores are not all finite."""
+        try:
+            raise_first(self._source, self._source.everywhere(self._refused.tolist()))
+        except ValueError as error:
+            return error
+        raise AssertionError(f"{count} scores were refused, and none is left")
 
     def collect(self, low: int, high: int) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
+        """The coordinates above a bracket, and those in it with their keys."""
         above, between, keys = self._lists(), self._lists(), self._lists()
 
         def consume(t: int, at: int, scores: Tensor) -> None:
@@ -156,31 +179,43 @@ class _ScorePasses:
         return [self._joined(t, parts) for t, parts in enumerate(above)], pairs
 
     def places(self, tensor: int, index: Tensor) -> Tensor:
+        """Flat indices into the concatenation of all parameters."""
         return index.long() + self._offsets[tensor]
 
     def ties(self, key: int, low: int, shift: int, bins: int) -> Tensor:
+        """Counts of the leading bits of the places of one key."""
         counts = self._zeros(bins + 1)
 
         def consume(t: int, at: int, scores: Tensor) -> None:
+            if not self.counts(t):
+                return
             _, (equal,) = ops.bracket_split([scores], key, key + 1, self.wide)
             if len(equal):
-                counts.add_(place_histogram(self.places(t, equal).add_(at), low, shift, bins))
+                counts.add_(place_histogram(self.places(t, equal.long().add_(at)), low, shift, bins))
 
         self._readings.read(consume)
         return counts
 
     def emit(self, key: int, last_place: int) -> list[Tensor]:
+        """What is selected."""
         indices = self._lists()
 
         def consume(t: int, at: int, scores: Tensor) -> None:
-            first = self._offsets[t] + at
-            taken = min(max(last_place + 1 - first, 0), len(scores))  # up to there an equal key will do
+            taken = min(max(self.before(t, last_place + 1) - at, 0), len(scores))  # up to there an equal key will do
             (early,), _ = ops.bracket_split([scores[:taken]], key, key, self.wide)
             (late,), _ = ops.bracket_split([scores[taken:]], key + 1, key + 1, self.wide)
             indices[t] += [self._shifted(t, early, at), self._shifted(t, late, at + taken)]
 
         self._readings.read(consume)
         return [self._joined(t, parts) for t, parts in enumerate(indices)]
+
+    def counts(self, tensor: int) -> bool:
+        """Whether this process counts a parameter's part: of several that hold the same part one does."""
+        return True
+
+    def before(self, tensor: int, place: int) -> int:
+        """How many of a parameter's coordinates here come before a place, or any number that is no less than all."""
+        return place - self._offsets[tensor]
 
     def _lists(self) -> list[list[Tensor]]:
         return [[] for _ in self._numels]

@@ -9,12 +9,14 @@ from torch import nn
 
 from fgunlearn.batches import Loader, LossFunction, count_batches, without_samples
 from fgunlearn.distributed.agreement import agree, all_succeed
+from fgunlearn.distributed.gradients import refuse_unreduced
 from fgunlearn.distributed.processes import processes_of
 from fgunlearn.parameters import trainable
 from fgunlearn.perturb import Ascent, Gaussian, Perturbation, Reset, Shrink, Zero, perturb_
 from fgunlearn.selection import RandomK, RandomTopK, Strategy, TopK, select
-from fgunlearn.selection.choose import Memory, check_memory
+from fgunlearn.selection.choose import check_memory
 from fgunlearn.selection.strategies import resolve_k
+from fgunlearn.selection.streaming import Memory
 from fgunlearn.unlearning.changing import changing, timed
 from fgunlearn.unlearning.forget_term import ForgetTerm
 from fgunlearn.unlearning.loop import repair_
@@ -64,7 +66,7 @@ def unlearn(
             ``stop=False`` by another one.
         progress: show progress bars on a terminal.
         memory: how scores are held, see :func:`fgunlearn.select`; "streaming" chooses the coordinates of "dense". It is
-            about scoring alone: each backward pass of the repair has all gradients. Sharded models need "dense".
+            about scoring alone: each backward pass of the repair has all gradients.
         memory_budget: for "streaming", see :func:`fgunlearn.select`.
 
     Raises:
@@ -77,7 +79,7 @@ def unlearn(
 
     def checked() -> dict[str, Any]:
         check_options(model, strategy, perturb, repair)
-        check_memory(memory, memory_budget, strategy, several=processes is not None)
+        check_memory(memory, memory_budget, strategy)
         steps = count_batches(retain_loader, "retain_loader")
         forget_batches.extend(forget_loader)
         if not forget_batches:
@@ -86,12 +88,19 @@ def unlearn(
             raise ValueError("forget_loader has no sample: there is nothing to forget")
         if processes is not None:
             _refuse_for_shards(repair, heldout_loader)
-        return {"strategy": strategy, "perturb": perturb, "repair": repair, "number of retain batches": steps}
+            refuse_unreduced(model)
+        return {
+            "strategy": strategy,
+            "perturb": perturb,
+            "repair": repair,
+            "memory": (memory, memory_budget),
+            "number of retain batches": steps,
+        }
 
     if processes is None:
         checked()
     else:
-        agree(processes, checked)
+        agree(processes, "fgunlearn.unlearn", checked)
     device = next(iter(parameters.values())).device
     seconds: dict[str, float] = {}
     with timed(seconds, "select", device):
