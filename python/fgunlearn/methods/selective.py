@@ -64,6 +64,8 @@ HELDOUT = Recipe(
 )
 """Made to look like held-out data: where a model is much surer of what it was trained on than of what it never saw."""
 
+RECIPES = {recipe.name: recipe for recipe in (FORGET_TERM, HELDOUT, PERTURB_REPAIR)}
+
 _MEMORISED = 0.15
 """How much more often right on D_r than on held-out data a model is that HELDOUT is for.
 

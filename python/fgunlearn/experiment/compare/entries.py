@@ -13,9 +13,9 @@ from typing import Any
 from torch import nn
 
 from fgunlearn import methods
-from fgunlearn.experiment.compare.options import DEFAULTS, OURS, RECIPES, recipe_arguments
+from fgunlearn.experiment.compare.options import DEFAULTS, OURS, recipe_arguments
 from fgunlearn.experiment.training import Training
-from fgunlearn.methods.selective import FORGET_TERM, Recipe
+from fgunlearn.methods.selective import FORGET_TERM, RECIPES, Recipe
 
 _GIVEN = ("model", "forget_loader", "retain_loader", "loss_fn", "heldout_loader", "seed", "progress")
 

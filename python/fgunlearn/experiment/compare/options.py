@@ -10,10 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from fgunlearn.experiment.training import Training
-from fgunlearn.methods.selective import FORGET_TERM, HELDOUT, PERTURB_REPAIR, Recipe
+from fgunlearn.methods.selective import FORGET_TERM, RECIPES, Recipe
 
 OURS = ("topk", "randomk", "random_topk")
-RECIPES = {recipe.name: recipe for recipe in (FORGET_TERM, HELDOUT, PERTURB_REPAIR)}
 
 _RISE_AND_FALL = {"schedule": "onecycle", "warmup": 0.15}
 
