@@ -13,7 +13,7 @@ TORCH_SPEC ?= torch>=2.11
 FGUNLEARN_CUDA ?= AUTO
 # Development builds are for one architecture; without this, a wheel is for all of them.
 CUDA_ARCHITECTURES ?= 90
-BENCHES ?= select bracket score perturb update streaming
+BENCHES ?= select bracket score perturb update streaming distributed
 
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc cmake python benchmarks -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cmake' -o -name '*.py' -o -path '*/template/*' \) -not -path '*/build/*' 2>/dev/null) CMakeLists.txt pyproject.toml

@@ -51,6 +51,8 @@ def test_a_layout_says_what_torch_puts_where(case: tuple[list[int], list[int], l
         at, local = layout.to_local(wanted)
         assert wanted[at].equal(held[local])
         assert len(at) == len(set(wanted.tolist()) & set(held.tolist()))
+        probes = torch.arange(-2, whole.numel() + 3)
+        assert layout.locals_before(probes).equal((held[None] < probes[:, None]).sum(1))
         if layout.first:
             counted.append(held)
     assert torch.cat(counted).sort().values.equal(whole.reshape(-1))  # each element once

@@ -73,10 +73,17 @@ def test_what_is_wrong_on_one_rank_is_said_on_all(tmp_path: Path) -> None:
     assert said[0][11:15] == said[1][11:15] == said[2][11:15]
 
 
-@pytest.mark.parametrize("size", [1, 3])
+def test_a_rank_that_dies_between_passes_is_an_error_on_the_others(tmp_path: Path) -> None:
+    outcomes = run_ranks(3, streaming.death, 3, folder=tmp_path, timeout=5.0, expect_death=(1,))
+    assert outcomes[1].error == "died"
+    assert outcomes[0].error is None, outcomes[0].error
+    assert outcomes[2].error is None, outcomes[2].error
+
+
+@pytest.mark.parametrize("size", [1, 2])
 def test_modules_that_keep_their_gradients_to_themselves_are_refused(size: int, tmp_path: Path) -> None:
     for said in values(run_ranks(size, streaming.unsynchronised, size, folder=tmp_path)):
-        for text in said[:6]:
+        for text in said[:6] + said[7:]:
             assert "call model.set_requires_gradient_sync(True)" in text
         assert "holds gradients that were not reduced" in said[6]
 

@@ -52,6 +52,24 @@ def test_each_is_unlearn_with_its_strategy(name: str) -> None:
     assert_close(model, expected)
 
 
+@pytest.mark.parametrize("name", ["topk", "random_topk"])
+def test_scores_may_be_streamed_or_compact(name: str) -> None:
+    how: dict[str, Any] = {"ratio": 0.3, "perturb": fg.Shrink(0.3), "repair": fg.Repair(epochs=1, lr=0.05)}
+    dense, streamed = source(), source()
+    expected = fg.methods.get(name)(dense, gone(), kept(), **how)
+    result = fg.methods.get(name)(streamed, gone(), kept(), memory="streaming", memory_budget=100, **how)
+    assert result.selection == expected.selection
+    assert_close(streamed, dense)
+    compact = fg.methods.get(name)(source(), gone(), kept(), memory="compact", **how)
+    assert compact.selection is not None
+    assert expected.selection is not None
+    assert compact.selection.k == expected.selection.k
+    with pytest.raises(ValueError, match="memory must be one of 'dense', 'streaming', 'compact', got 'small'"):
+        fg.methods.get(name)(source(), gone(), kept(), memory="small", **how)
+    with pytest.raises(ValueError, match="memory_budget is for memory='streaming', got 5"):
+        fg.methods.get(name)(source(), gone(), kept(), memory_budget=5, **how)
+
+
 def test_the_default_is_the_recipe_with_a_forget_term() -> None:
     forget = cut(*samples(32, 5), size=16)
     heldout = cut(*samples(20, 8))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -42,7 +43,7 @@ def shards(rank: int, size: int) -> None:
         model = product(shape)
         kept = torch.ones_like(model.second.weight)  # type: ignore[operator]
         model.second.weight.grad = kept
-        for number, strategy in enumerate(SCORED if size in (2, 3) and shape == (size,) else SCORED[::3]):
+        for number, strategy in enumerate(SCORED if shape == (2,) else SCORED[::3]):
             for count in (1, 2):
                 expected = fg.select(Product(), joined[:count], mean_of_products, strategy)
                 # Of the first strategy both budgets with one batch and with two, of the others each with one of them.
@@ -51,7 +52,7 @@ def shards(rank: int, size: int) -> None:
                     how: dict[str, Any] = {"memory": "streaming", "memory_budget": budget}
                     found = fg.select(model, mine[:count], mean_of_products, strategy, **how)
                     same(found, expected, (shape, strategy, count, budget))
-        for strategy in (fg.TopK(0.3), fg.TopK(0.3, score="abs_grad", scope="tensor")):
+        for strategy in (fg.TopK(0.3), fg.TopK(0.3, score="abs_grad", scope="tensor"))[: 3 - len(shape)]:
             expected = fg.select(Product(), joined, mean_of_products, strategy, memory="compact")
             same(fg.select(model, mine, mean_of_products, strategy, memory="compact"), expected, (shape, strategy))
         assert model.second.weight.grad is kept
@@ -201,6 +202,23 @@ def memory(rank: int, size: int) -> dict[str, float]:
     return found
 
 
+def death(rank: int, size: int) -> str:
+    """Rank 1 dies in the second reading of the data."""
+    model, passes = product((size,)), 0
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        nonlocal passes
+        passes += 1
+        if rank == 1 and passes == 2:
+            os._exit(3)
+        return mean_of_products(model, batch)
+
+    with pytest.raises(RuntimeError) as caught:
+        fg.select(model, [data(4, rank)], loss, fg.TopK(0.3), memory="streaming")
+    assert passes == 2
+    return str(caught.value)
+
+
 class Changing:
     """Other batches from the third reading on, if ``really``."""
 
@@ -305,6 +323,12 @@ def unsynchronised(rank: int, size: int) -> list[str]:
     model.zero_grad()
     assert select() == expected
     assert select(memory="streaming") == expected
+    model.set_requires_all_reduce(False)  # type: ignore[operator]
+    assert select() == expected  # nothing is replicated
+    if size == 2:
+        model = product((2, 1))
+        model.set_requires_all_reduce(False)  # type: ignore[operator]
+        refused(lambda: fg.select(model, mine, mean_of_products, fg.TopK(0.3)))
     return said
 
 

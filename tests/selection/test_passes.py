@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fgunlearn import ops
-from fgunlearn.selection.passes import KeysChanged, k_largest, key_value, place_histogram
+from fgunlearn.selection.ascending import counts_between
+from fgunlearn.selection.passes import KeysChanged, k_largest, key_value, place_edges, place_histogram
 from keys import KINDS
 from listed_passes import Listed, on_ranks
 
@@ -187,6 +188,15 @@ def test_bad_arguments_are_refused(arguments: dict[str, int], words: str) -> Non
 def test_counts_of_places_leave_out_those_beyond() -> None:
     places = torch.tensor([0, 7, 8, 9, 11, 12, 15, 16, 400])
     assert place_histogram(places, 8, 2, 2).tolist() == [3, 2, 2]
+
+
+@given(st.sets(st.integers(0, 60)), st.integers(-20, 40), st.integers(0, 4), st.integers(1, 5))
+def test_ascending_places_are_counted_by_a_search_as_any_are(held: set[int], low: int, shift: int, bins: int) -> None:
+    places = torch.tensor(sorted(held), dtype=torch.int64)
+    edges = place_edges(low, shift, bins, places.device)
+    assert len(edges) == bins + 1
+    for index in (places, places.int()):
+        assert counts_between(index, edges).equal(place_histogram(places, low, shift, bins))
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-45, 1.5, 3e38, math.inf])

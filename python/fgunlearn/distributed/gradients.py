@@ -174,13 +174,18 @@ def refuse_unreduced(model: nn.Module) -> None:
         for group in getattr(state, "_fsdp_param_groups", None) or [getattr(state, "_fsdp_param_group", None)]:
             if group is None:  # a module whose parameters all belong to others
                 continue
-            replicated = getattr(group.mesh_info, "replicate_mesh_dim", None) is not None
-            if not group.reduce_grads or (replicated and not group.all_reduce_grads):
+            # torch has no public way to ask; where a later one has other names, nothing is refused.
+            replicated = getattr(getattr(group, "mesh_info", None), "replicate_mesh_dim", None) is not None
+            reduced = getattr(group, "reduce_grads", True) and (
+                getattr(group, "all_reduce_grads", True) or not replicated
+            )
+            if not reduced:
                 raise ValueError(
                     f"module {label} does not reduce its gradients over the processes: call "
                     "model.set_requires_gradient_sync(True) (set_requires_all_reduce(True)) first"
                 )
-            if getattr(group, "_partial_reduce_output", None) is not None or any(map(_unreduced, group.fsdp_params)):
+            left = getattr(group, "_partial_reduce_output", None) is not None
+            if left or any(map(_unreduced, getattr(group, "fsdp_params", ()))):
                 raise ValueError(
                     f"module {label} holds gradients that were not reduced over the processes, to which those of this "
                     "data would be added: take a backward pass that reduces them, and the optimizer's step or "
@@ -191,4 +196,5 @@ def refuse_unreduced(model: nn.Module) -> None:
 def _unreduced(parameter: Any) -> bool:
     """Whether one of FSDP2's parameters has a gradient of its own, not of the shards."""
     gathered = getattr(parameter, "_unsharded_param", None)
-    return parameter.unsharded_accumulated_grad is not None or getattr(gathered, "grad", None) is not None
+    added = getattr(parameter, "unsharded_accumulated_grad", None)
+    return added is not None or getattr(gathered, "grad", None) is not None

@@ -97,12 +97,16 @@ class Layout:
 
     def local_before(self, index: int) -> int:
         """How many of the part's elements come before this flat index into the whole."""
-        local, whole = self.runs
-        run = int(torch.searchsorted(whole, index)) - 1
-        if run < 0:
-            return 0
-        end = int(local[run + 1]) if run + 1 < len(local) else self.local_numel
-        return min(int(local[run]) + index - int(whole[run]), end)
+        return int(self.locals_before(torch.tensor([index])))
+
+    def locals_before(self, index: Tensor) -> Tensor:
+        """The same for each of a tensor of flat indices into the whole (int64); of its shape, on its device."""
+        local, whole = (starts.to(index.device) for starts in self.runs)
+        if len(local) == 0:
+            return torch.zeros_like(index)
+        run = torch.searchsorted(whole, index) - 1
+        ends = torch.cat([local[1:], local.new_tensor([self.local_numel])])
+        return torch.where(run < 0, 0, torch.minimum(index - whole[run] + local[run], ends[run]))
 
     def to_local(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Which of the ascending flat indices into the whole this part holds.

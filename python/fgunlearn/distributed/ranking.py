@@ -11,13 +11,12 @@ from fgunlearn import ops
 from fgunlearn.distributed.layout import Layout
 from fgunlearn.distributed.processes import Processes
 from fgunlearn.ops.bracket import keys_ref
-from fgunlearn.selection.ascending import merged
-from fgunlearn.selection.passes import Ranked, key_value, place_histogram, ranked
+from fgunlearn.selection.ascending import counts_between, merged
+from fgunlearn.selection.passes import Ranked, key_value, place_edges, ranked
 
 _DIGIT_BITS = 11
 _SENT = 2**18  # bytes that the histograms of all tensors may take, where each tensor is ranked by itself
 _ROOM, _ROOM_SHARE = 2**20, 16  # so many keys, or a 16th of all, are collected instead of counted again
-_PIECE = 2**24  # coordinates with one key whose places are made at once
 
 
 class Parts:
@@ -66,11 +65,11 @@ class Parts:
 
     def ties(self, key: int, low: int, shift: int, bins: int) -> Tensor:
         """Counts of the leading bits of the places of one key."""
-        counts = torch.zeros(bins + 1, dtype=torch.int64, device=self._processes.device)
+        device = self._processes.device
+        counts, edges = torch.zeros(bins + 1, dtype=torch.int64, device=device), place_edges(low, shift, bins, device)
         _, equal = ops.bracket_split(self._counted, key, key + 1, self.wide)
-        for t, index in enumerate(equal):
-            for piece in index.split(_PIECE):
-                counts += place_histogram(self.places(t, piece), low, shift, bins)
+        for index, layout, offset in zip(equal, self._layouts, self._offsets, strict=True):
+            counts += counts_between(index, layout.locals_before(edges - offset))
         return counts
 
     def emit(self, key: int, last_place: int) -> list[Tensor]:

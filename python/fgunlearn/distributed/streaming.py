@@ -145,5 +145,5 @@ class _PartPasses(ScorePasses):
     def counts(self, tensor: int) -> bool:
         return self._layouts[tensor].first
 
-    def before(self, tensor: int, place: int) -> int:
-        return self._layouts[tensor].local_before(place - self._offsets[tensor])
+    def before(self, tensor: int, places: Tensor) -> Tensor:
+        return self._layouts[tensor].locals_before(places - self._offsets[tensor])

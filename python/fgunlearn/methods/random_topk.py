@@ -10,6 +10,7 @@ from fgunlearn.batches import Loader, LossFunction
 from fgunlearn.methods.selective import SCORE, unlearn_by
 from fgunlearn.perturb import Perturbation
 from fgunlearn.selection import RandomTopK, Scope, ScoreKind
+from fgunlearn.selection.streaming import Memory
 from fgunlearn.unlearning import Repair
 from fgunlearn.unlearning.result import Result
 
@@ -26,6 +27,8 @@ def random_topk(
     scope: Scope = "global",
     perturb: Perturbation | Literal["default"] | None = "default",
     repair: Repair | None = None,
+    memory: Memory = "dense",
+    memory_budget: int | None = None,
     loss_fn: LossFunction | None = None,
     heldout_loader: Loader | None = None,
     seed: int = 0,
@@ -53,6 +56,8 @@ def random_topk(
         scope: "global", "tensor" or "channel", see :class:`fgunlearn.RandomTopK`.
         perturb: Gaussian, Reset, Shrink, Zero or Ascent; None for no perturbation; "default" for the recipe's.
         repair: its options; the recipe's where None.
+        memory: how scores are held, and
+        memory_budget: for "streaming", how much of them at a time; see :func:`fgunlearn.unlearn`.
         loss_fn: see :mod:`fgunlearn.methods`.
         heldout_loader: data never trained on, in batches like the others: to choose the recipe by, and for the rule
             that stops forgetting or the targets made of it; not read by a repair without a forget term, such as the
@@ -76,4 +81,6 @@ def random_topk(
         heldout_loader=heldout_loader,
         seed=seed,
         progress=progress,
+        memory=memory,
+        memory_budget=memory_budget,
     )

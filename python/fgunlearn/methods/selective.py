@@ -16,6 +16,8 @@ from fgunlearn.methods.descent import checked
 from fgunlearn.metrics.outputs import Outputs
 from fgunlearn.perturb import Perturbation, Shrink
 from fgunlearn.selection import ScoreKind, Strategy
+from fgunlearn.selection.choose import check_memory
+from fgunlearn.selection.streaming import Memory
 from fgunlearn.unlearning import Repair, unlearn
 from fgunlearn.unlearning.changing import timed
 from fgunlearn.unlearning.result import Result
@@ -115,6 +117,8 @@ def unlearn_by(
     heldout_loader: Loader | None,
     seed: int,
     progress: bool,
+    memory: Memory = "dense",
+    memory_budget: int | None = None,
 ) -> Result:
     """:func:`fgunlearn.unlearn` with the strategy for a ratio, and for what is left open the recipe that fits the loss.
 
@@ -132,6 +136,7 @@ def unlearn_by(
         recipe.perturb if isinstance(perturb, str) else perturb,
         recipe.repair if repair is None else repair,
     )
+    check_memory(memory, memory_budget, strategy)
     if loss_fn is not None and repair is None and heldout_loader is not None:
         warnings.warn(
             "heldout_loader is not read: with a loss_fn the default repair has no forget term that it could stop; give "
@@ -162,6 +167,8 @@ def unlearn_by(
         repair=repair,
         heldout_loader=heldout_loader,
         progress=progress,
+        memory=memory,
+        memory_budget=memory_budget,
     )
     result.seconds.update(seconds)
     return result

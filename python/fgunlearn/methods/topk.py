@@ -10,6 +10,7 @@ from fgunlearn.batches import Loader, LossFunction
 from fgunlearn.methods.selective import SCORE, unlearn_by
 from fgunlearn.perturb import Perturbation
 from fgunlearn.selection import Scope, ScoreKind, TopK
+from fgunlearn.selection.streaming import Memory
 from fgunlearn.unlearning import Repair
 from fgunlearn.unlearning.result import Result
 
@@ -25,6 +26,8 @@ def topk(
     scope: Scope = "global",
     perturb: Perturbation | Literal["default"] | None = "default",
     repair: Repair | None = None,
+    memory: Memory = "dense",
+    memory_budget: int | None = None,
     loss_fn: LossFunction | None = None,
     heldout_loader: Loader | None = None,
     seed: int = 0,
@@ -51,6 +54,8 @@ def topk(
         scope: "global", "tensor" or "channel", see :class:`fgunlearn.TopK`.
         perturb: Gaussian, Reset, Shrink, Zero or Ascent; None for no perturbation; "default" for the recipe's.
         repair: its options; the recipe's where None.
+        memory: how scores are held, and
+        memory_budget: for "streaming", how much of them at a time; see :func:`fgunlearn.unlearn`.
         loss_fn: see :mod:`fgunlearn.methods`.
         heldout_loader: data never trained on, in batches like the others: to choose the recipe by, and for the rule
             that stops forgetting or the targets made of it; not read by a repair without a forget term, such as the
@@ -74,4 +79,6 @@ def topk(
         heldout_loader=heldout_loader,
         seed=seed,
         progress=progress,
+        memory=memory,
+        memory_budget=memory_budget,
     )

@@ -65,7 +65,11 @@ class Slot:
         return torch.float64 if self.dtype == torch.float64 else torch.float32
 
     def coordinates(self) -> Tensor:
-        """The selected coordinates as a sparse COO tensor holds them: int64 of shape (dimensions, k), made once."""
+        """The selected coordinates as a sparse COO tensor holds them: int64 of shape (dimensions, k), made once.
+
+        Nothing smaller will do: torch takes no gradient of another shape than the parameter's, such as a flat one, and
+        none in another sparse layout; and the indices of this one are int64.
+        """
         if self._coordinates is None:
             self._coordinates = torch.stack(torch.unravel_index(self.index.long(), self.local_shape))
         return self._coordinates

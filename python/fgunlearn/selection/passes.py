@@ -78,6 +78,11 @@ def place_histogram(places: Tensor, low: int, shift: int, bins: int) -> Tensor:
     return torch.bincount(slots, minlength=bins + 1)
 
 
+def place_edges(low: int, shift: int, bins: int, device: torch.device) -> Tensor:
+    """The bins + 1 places between which :func:`place_histogram` counts: where places ascend, that is a search."""
+    return (torch.arange(bins + 1, device=device) << shift) + low
+
+
 @dataclass(frozen=True)
 class Ranked:
     """What is selected: larger keys than ``key``, and of equal ones those whose place is at most ``last_place``.

@@ -13,7 +13,8 @@ from fgunlearn import ops
 from fgunlearn.batches import Loader, check_read_again, evaluation_mode
 from fgunlearn.ops.bracket import keys_ref
 from fgunlearn.ops.select import index_dtype
-from fgunlearn.selection.passes import KeysChanged, k_largest, place_histogram
+from fgunlearn.selection.ascending import counts_between
+from fgunlearn.selection.passes import KeysChanged, k_largest, place_edges
 from fgunlearn.selection.readings import Groups, OneBatch, Readings, Source
 from fgunlearn.selection.scores import nonfinite
 
@@ -184,14 +185,12 @@ class ScorePasses:
 
     def ties(self, key: int, low: int, shift: int, bins: int) -> Tensor:
         """Counts of the leading bits of the places of one key."""
-        counts = self._zeros(bins + 1)
+        counts, edges = self._zeros(bins + 1), place_edges(low, shift, bins, self._device)
 
         def consume(t: int, at: int, scores: Tensor) -> None:
-            if not self.counts(t):
-                return
-            _, (equal,) = ops.bracket_split([scores], key, key + 1, self.wide)
-            if len(equal):
-                counts.add_(place_histogram(self.places(t, equal.long().add_(at)), low, shift, bins))
+            if self.counts(t):
+                _, (equal,) = ops.bracket_split([scores], key, key + 1, self.wide)
+                counts.add_(counts_between(equal, self.before(t, edges) - at))
 
         self._readings.read(consume)
         return counts
@@ -201,7 +200,8 @@ class ScorePasses:
         indices = self._lists()
 
         def consume(t: int, at: int, scores: Tensor) -> None:
-            taken = min(max(self.before(t, last_place + 1) - at, 0), len(scores))  # up to there an equal key will do
+            end = int(self.before(t, torch.tensor([last_place + 1])))  # up to there an equal key will do
+            taken = min(max(end - at, 0), len(scores))
             (early,), _ = ops.bracket_split([scores[:taken]], key, key, self.wide)
             (late,), _ = ops.bracket_split([scores[taken:]], key + 1, key + 1, self.wide)
             indices[t] += [self._shifted(t, early, at), self._shifted(t, late, at + taken)]
@@ -213,9 +213,9 @@ class ScorePasses:
         """Whether this process counts a parameter's part: of several that hold the same part one does."""
         return True
 
-    def before(self, tensor: int, place: int) -> int:
-        """How many of a parameter's coordinates here come before a place, or any number that is no less than all."""
-        return place - self._offsets[tensor]
+    def before(self, tensor: int, places: Tensor) -> Tensor:
+        """How many of a parameter's coordinates here come before each place; any number below 0 for 0, or above all."""
+        return places - self._offsets[tensor]
 
     def _lists(self) -> list[list[Tensor]]:
         return [[] for _ in self._numels]
