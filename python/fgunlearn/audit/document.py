@@ -228,16 +228,21 @@ def _check_data(data: Mapping[str, Any]) -> None:
     for part in ("retained", "heldout"):
         if data.get(part) is not None:
             _check_set(data[part], part)
+    if data.get("copies") is not None and not _is_count(data["copies"]):
+        raise ValueError(f"data: copies must be a whole number from 0 on or null, got {data['copies']!r:.80}")
 
 
 def _check_set(found: object, part: str) -> None:
     if not isinstance(found, dict):
         raise TypeError(f"data: {part} must be an object, got {found!r:.80}")
-    count = found.get("count")
-    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-        raise ValueError(f"data: {part} must have a count from 0 on, got {count!r:.80}")
+    if not _is_count(found.get("count")):
+        raise ValueError(f"data: {part} must have a count from 0 on, got {found.get('count')!r:.80}")
     if not _is_hash(found.get("set")):
         raise ValueError(f"data: {part} must have a set of 64 hexadecimal digits, got {found.get('set')!r:.80}")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _is_hash(value: object) -> bool:

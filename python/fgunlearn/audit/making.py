@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import os
 import platform
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import fgunlearn
 from fgunlearn.audit.canonical import plain
 from fgunlearn.audit.document import AuditRecord
 
@@ -58,6 +58,8 @@ def record(
     Raises:
         TypeError, ValueError: a part that is no plain data; the field is named.
     """
+    import torch
+
     from fgunlearn.audit.fingerprints import fingerprint
 
     parts: dict[str, Any] = {"selection": strategy, "perturbation": perturb, "repair": repair}
@@ -77,7 +79,7 @@ def record(
             "buffers": list(result.buffers),
         },
         seeds={**own_seeds, **(seeds or {})},
-        versions=_versions("torch"),
+        versions={**_versions(), "torch": torch.__version__},
         machine=_machine(result),
         metrics=None if metrics is None else dict(metrics),
         relearning=None if relearning is None else dict(relearning),
@@ -185,9 +187,8 @@ def _entries(hashes: Mapping[str, Any]) -> dict[str, Any]:
     return {name: {"sha256": each} if isinstance(each, str) else dict(each) for name, each in hashes.items()}
 
 
-def _versions(*packages: str) -> dict[str, str]:
-    found = {name: importlib.metadata.version(name) for name in ("fgunlearn", *packages)}
-    return {**found, "python": platform.python_version()}
+def _versions() -> dict[str, str]:
+    return {"fgunlearn": fgunlearn.__version__, "python": platform.python_version()}
 
 
 def _machine(result: Result) -> dict[str, Any]:

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from fgunlearn.arguments import check_count, check_number
 from fgunlearn.audit.canonical import plain
 from fgunlearn.batches import Loader, x_and_y
 from fgunlearn.metrics import Outputs, mia_of, proportion, relearning_check, unlearning_degree
+from fgunlearn.metrics.quantization import check_bits
 from fgunlearn.metrics.relearning import Relearning, RelearnTime
 
 RESAMPLES = 1000  # of the intervals of the membership attack
@@ -95,6 +97,9 @@ class RelearningOptions:
         check_every: steps between two looks, to which steps are rounded up.
         bits: that weights are rounded to.
         batch: samples per step, in the loader's order.
+
+    Raises:
+        TypeError, ValueError: what is wrong with which of them.
     """
 
     tolerance: float = 1.0
@@ -104,6 +109,14 @@ class RelearningOptions:
     check_every: int = 4
     bits: int = 8
     batch: int = 32
+
+    def __post_init__(self) -> None:
+        check_number(self.tolerance, "tolerance", low=0.0)
+        check_number(self.lr, "lr", low=0.0, above=True)
+        check_number(self.momentum, "momentum", low=0.0)
+        for name in ("max_steps", "check_every", "batch"):
+            check_count(getattr(self, name), name)
+        check_bits(self.bits)
 
 
 def relearned(

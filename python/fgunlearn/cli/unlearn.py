@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fgunlearn.cli.inputs import check_folder_of, load_data, load_ids, load_model
+from fgunlearn.cli.recording import Recording, RecordOptions
 from fgunlearn.experiment.data import Batches
 from fgunlearn.files import replacing
 from fgunlearn.methods.selective import FORGET_TERM, HELDOUT
@@ -71,12 +72,55 @@ def unlearn_command(
         int | None, typer.Option(min=1, help="Bytes that sums of gradients may take with --memory streaming.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the selection, the noise and the order of the data.")] = 0,
+    audit: Annotated[
+        Path | None,
+        typer.Option(help="Where to write a record of what was done and what it shows, JSON; see fgunlearn audit."),
+    ] = None,
+    salt: Annotated[
+        Path | None,
+        typer.Option(help="Secret for the record's sample hashes, made if it is not there; AUDIT.salt by default."),
+    ] = None,
+    plain_hashes: Annotated[
+        bool, typer.Option("--plain-hashes", help="Hash samples without a salt: who can guess a sample finds it.")
+    ] = False,
+    sign: Annotated[Path | None, typer.Option(help="Ed25519 private key, a PEM file, to sign the record with.")] = None,
+    test: Annotated[
+        Path | None,
+        typer.Option(
+            help="Data that neither training nor unlearning sees, for the record's figures; --heldout if not given."
+        ),
+    ] = None,
+    retrained: Annotated[
+        Path | None,
+        typer.Option(help="Weights of --arch trained without the forgotten rows, for the record's relearning check."),
+    ] = None,
+    gan: Annotated[
+        Path | None, typer.Option(help="What fgunlearn spdgan train wrote, for the record's unlearning degree.")
+    ] = None,
+    relearn_steps: Annotated[
+        int, typer.Option(min=0, help="At most this many steps in the record's relearning check; 0 for none.")
+    ] = 200,
+    save_selection: Annotated[
+        Path | None, typer.Option(help="Where to write the selected coordinates, a safetensors file.")
+    ] = None,
 ) -> None:
     """Forget some rows of the training data, in a model of your own.
 
     The function of --arch is imported with the current folder on the path. The result is written at once: after an
-    error or Ctrl-C, --out is as it was.
+    error or Ctrl-C, --out is as it was, and so is --audit.
     """
+    about = RecordOptions(
+        audit=audit,
+        salt=salt,
+        plain_hashes=plain_hashes,
+        sign=sign,
+        test=test,
+        retrained=retrained,
+        gan=gan,
+        relearn_steps=relearn_steps,
+    )
+    about.check()
+    check_folder_of(save_selection, "--save-selection")
     network, weights, metadata = load_model(model, "--model", arch)
     trainable(network)
     x, y = load_data(data, "--data")
@@ -91,31 +135,45 @@ def unlearn_command(
     if forget_term == "heldout" and heldout is None:
         raise ValueError("--forget-term heldout needs --heldout, data never trained on")
     recipe = HELDOUT if forget_term == "heldout" else FORGET_TERM
-    held = None if heldout is None else Batches(*load_data(heldout, "--heldout"), batch)
+    unseen = None if heldout is None else load_data(heldout, "--heldout")
+    chosen = _strategy(strategy, ratio, score, scope, seed)
+    perturbation = _PERTURBATIONS[perturb](size, seed)
+    repair = Repair(
+        epochs=epochs,
+        lr=lr,
+        forget=forget_term,  # type: ignore[arg-type]
+        weight=weight,
+        forget_batch=max(1, batch // recipe.forget_part),
+        forget_share=recipe.repair.forget_share,
+        neighbours=recipe.repair.neighbours,
+        neighbour_layer=neighbour_layer,
+        seed=seed,
+    )
+    steered = unseen is not None and forget_term != "none"
+    recording = None if audit is None else Recording(about, network, model, arch, x, y, ids, rest, (unseen, steered))
     result = unlearn(
         network,
         Batches(x[ids], y[ids], batch),
         Batches(x[rest], y[rest], batch, seed=seed, drop_last=True),
-        strategy=_strategy(strategy, ratio, score, scope, seed),
-        perturb=_PERTURBATIONS[perturb](size, seed),
-        repair=Repair(
-            epochs=epochs,
-            lr=lr,
-            forget=forget_term,  # type: ignore[arg-type]
-            weight=weight,
-            forget_batch=max(1, batch // recipe.forget_part),
-            forget_share=recipe.repair.forget_share,
-            neighbours=recipe.repair.neighbours,
-            neighbour_layer=neighbour_layer,
-            seed=seed,
-        ),
-        heldout_loader=held,
+        strategy=chosen,
+        perturb=perturbation,
+        repair=repair,
+        heldout_loader=None if unseen is None else Batches(*unseen, batch),
         progress=True,
         memory=memory,  # type: ignore[arg-type]
         memory_budget=memory_budget,
     )
-    _write(network, weights, metadata, out)
+    with replacing(out) as temporary:
+        _write(network, weights, metadata, temporary)
+        if save_selection is not None:
+            assert result.selection is not None  # unlearn always selects
+            result.selection.save(save_selection)
+        if recording is not None:
+            how = {"batch": batch, "memory": memory, "memory_budget": memory_budget}
+            record = recording.write(result, temporary, chosen, perturbation, repair, how, seed)
     _report(result, len(ids), out)
+    if recording is not None:
+        Console(highlight=False, soft_wrap=True).print(recording.said(record))
 
 
 def _strategy(name: str, ratio: float, score: Any, scope: Any, seed: int) -> Strategy:
@@ -132,8 +190,7 @@ def _write(network: nn.Module, before: dict[str, Tensor], metadata: dict[str, st
     state = network.state_dict()
     # The file's own keys and dtypes: a checkpoint that can take the old one's place.
     tensors = {name: state[name].detach().to(value.dtype).contiguous().clone() for name, value in before.items()}
-    with replacing(out) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+    save_file(tensors, out, metadata=metadata)
 
 
 def _report(result: Result, forgotten: int, out: Path) -> None:

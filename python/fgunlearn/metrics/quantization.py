@@ -35,9 +35,7 @@ def quantized(model: nn.Module, bits: int = 8) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    check_count(bits, "bits", low=2)
-    if bits > 8:
-        raise ValueError(f"bits must be <= 8, got {bits}")
+    check_bits(bits)
     rounded = copy.deepcopy(model)
     transposed = {module.weight for module in rounded.modules() if isinstance(module, _ConvTransposeNd)}
     for name, parameter in rounded.named_parameters():
@@ -47,6 +45,18 @@ def quantized(model: nn.Module, bits: int = 8) -> nn.Module:
             raise ValueError(f"{name!r} holds NaN or infinite values: there is nothing to round them to")
         parameter.copy_(_rounded(parameter, 1 if parameter in transposed else 0, bits))
     return rounded
+
+
+def check_bits(bits: object) -> None:
+    """Refuses what weights can't be rounded to.
+
+    Raises:
+        TypeError, ValueError: not an int; outside [2, 8].
+    """
+    check_count(bits, "bits", low=2)
+    assert isinstance(bits, int)
+    if bits > 8:
+        raise ValueError(f"bits must be <= 8, got {bits}")
 
 
 def _rounded(weight: Tensor, channel: int, bits: int) -> Tensor:

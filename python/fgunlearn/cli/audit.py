@@ -1,0 +1,233 @@
+"""``fgunlearn audit``: hold a record against what is at hand, and sign one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fgunlearn.audit import AuditRecord, Check, Evidence, SigningKey, read_salt, verify
+from fgunlearn.audit.samples import SALTED
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_WIDTH = 140  # columns of text that the table needs
+
+app = typer.Typer(no_args_is_help=True, help="Check the record that an unlearning leaves.")
+
+Record = Annotated[Path, typer.Argument(metavar="AUDIT", help="The record, as fgunlearn unlearn --audit wrote it.")]
+
+
+@app.command("verify")
+def verify_command(
+    audit: Record,
+    base: Annotated[
+        Path | None, typer.Option(help="Weights before: a safetensors file, or the index of a sharded checkpoint.")
+    ] = None,
+    result: Annotated[Path | None, typer.Option(help="Weights after, likewise.")] = None,
+    patch: Annotated[Path | None, typer.Option(help="Forget patch that makes the change.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Training data, a safetensors file: x (samples first) and y (int64).")
+    ] = None,
+    forget: Annotated[
+        Path | None, typer.Option(help="Text file with the row numbers that were forgotten, one per line.")
+    ] = None,
+    salt: Annotated[
+        Path | None, typer.Option(help="Salt of the record's sample hashes; AUDIT.salt by default, if it is there.")
+    ] = None,
+    heldout: Annotated[
+        Path | None, typer.Option(help="Data that the record's figures were measured on beside it, like --data.")
+    ] = None,
+    arch: Annotated[
+        str | None, typer.Option(help="module:function that makes the model: to measure the figures again.")
+    ] = None,
+    retrained: Annotated[
+        Path | None, typer.Option(help="Weights of --arch trained without the forgotten rows, for relearning.")
+    ] = None,
+    gan: Annotated[Path | None, typer.Option(help="What fgunlearn spdgan train wrote, for the degree.")] = None,
+    selection: Annotated[
+        Path | None, typer.Option(help="The selected coordinates, as fgunlearn unlearn --save-selection wrote them.")
+    ] = None,
+    key: Annotated[Path | None, typer.Option(help="Ed25519 public key that you trust, a PEM file.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the checks as JSON as well.")] = None,
+) -> None:
+    """Recompute what a record claims, as far as what is given allows.
+
+    Exit status: 0 if nothing differs, though little may have been checked; 1 if something differs; 2 for input that
+    can't be read. With --arch, that function is imported with the current folder on the path.
+    """
+    record = _loaded(audit)
+    if json is not None:
+        from fgunlearn.cli.inputs import check_folder_of
+
+        check_folder_of(json, "--json")
+    for option, path in (("--base", base), ("--result", result)):
+        if path is not None and not path.is_file():
+            raise ValueError(f"{option}: there is no file {path}")
+    evidence = Evidence(
+        base=base,
+        result=result,
+        patch=None if patch is None else _patch(patch),
+        **_samples(record, audit, data, forget, salt, heldout),
+        selection=None if selection is None else _selection(selection),
+        key=key,
+        **_models(arch, base, result, retrained, gan),
+    )
+    _check_fit(evidence)
+    checks = verify(record, evidence)
+    _print(audit, checks)
+    if json is not None:
+        from fgunlearn.experiment.results import write_json
+
+        write_json(_as_json(record, checks), json)
+    if any(check.state == "differs" for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command("sign")
+def sign_command(
+    audit: Record,
+    key: Annotated[Path, typer.Option(help="Ed25519 private key, a PEM file.")],
+    password_file: Annotated[
+        Path | None, typer.Option(help="File with the password of an encrypted key; a line feed at its end is cut off.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write the signed record; by default it replaces AUDIT.")
+    ] = None,
+) -> None:
+    """Sign a record, as it is, with a private key."""
+    record = _loaded(audit)
+    password = None
+    if password_file is not None:
+        try:
+            password = password_file.read_bytes().removesuffix(b"\n").removesuffix(b"\r")
+        except OSError as error:
+            raise ValueError(f"--password-file: can't read {password_file}: {error.strerror}") from error
+    signing = SigningKey(key, "--key", password)
+    try:
+        signed = signing.sign(record)
+    except ValueError as error:
+        raise ValueError(f"{audit}: {error}") from error
+    assert signed.signature is not None
+    signed.save(out or audit)
+    print(f"Signed by the key {signed.signature['key_sha256']}: {out or audit}")
+
+
+def _loaded(path: Path) -> AuditRecord:
+    try:
+        return AuditRecord.load(path)
+    except OSError as error:
+        raise ValueError(f"AUDIT: can't read {path}: {error.strerror}") from error
+
+
+def _samples(
+    record: AuditRecord, audit: Path, data: Path | None, forget: Path | None, salt: Path | None, heldout: Path | None
+) -> dict[str, Any]:
+    """The parts of the evidence that are samples."""
+    if (data is None) != (forget is None):
+        raise ValueError("--data and --forget must be given together")
+    beside = audit.with_name(f"{audit.name}.salt")
+    if salt is None and beside.is_file() and record.data is not None and record.data["hash"] == SALTED:
+        salt = beside
+    found: dict[str, Any] = {"salt": None if salt is None else read_salt(salt, "--salt")}
+    if data is not None and forget is not None:
+        import torch
+
+        from fgunlearn.cli.inputs import load_data, load_ids
+
+        x, y = load_data(data, "--data")
+        ids = load_ids(forget, "--forget", len(y))
+        rest = torch.ones(len(y), dtype=torch.bool)
+        rest[ids] = False
+        found |= {"forget": _batches(x[ids], y[ids]), "rows": ids.tolist()}
+        if bool(rest.any()):
+            found["retain"] = _batches(x[rest], y[rest])
+    if heldout is not None:
+        from fgunlearn.cli.inputs import load_data
+
+        found["heldout"] = _batches(*load_data(heldout, "--heldout"))
+    return found
+
+
+def _batches(x: Tensor, y: Tensor) -> Any:
+    from fgunlearn.cli.recording import BATCH
+    from fgunlearn.experiment.data import Batches
+
+    return Batches(x, y, BATCH)
+
+
+def _models(
+    arch: str | None, base: Path | None, result: Path | None, retrained: Path | None, gan: Path | None
+) -> dict[str, Any]:
+    """The parts of the evidence that are networks."""
+    if arch is None:
+        for option, path in (("--retrained", retrained), ("--gan", gan)):
+            if path is not None:
+                raise ValueError(f"{option} needs --arch, the function that makes the model")
+        return {}
+    from fgunlearn.cli.inputs import check_file, load_model
+    from fgunlearn.spdgan import SPDGAN
+
+    def made(path: Path | None, option: str) -> nn.Module | None:
+        return None if path is None else load_model(path, option, arch)[0]
+
+    if gan is not None:
+        check_file(gan, "--gan")
+    return {
+        "base_model": made(base, "--base"),
+        "result_model": made(result, "--result"),
+        "retrained": made(retrained, "--retrained"),
+        "gan": None if gan is None else SPDGAN.load(gan),
+    }
+
+
+def _check_fit(evidence: Evidence) -> None:
+    """That the models take the samples, by a look at one of them."""
+    network = evidence.result_model if evidence.base_model is None else evidence.base_model
+    if network is None:
+        return
+    from fgunlearn.cli.inputs import check_fits
+
+    for option, batches in (("--data", evidence.forget), ("--data", evidence.retain), ("--heldout", evidence.heldout)):
+        for x, y in batches or ():
+            check_fits(network, x, y, option)
+
+
+def _selection(path: Path) -> Any:
+    from fgunlearn.cli.inputs import check_file
+    from fgunlearn.selection import Selection
+
+    check_file(path, "--selection")
+    return Selection.load(path)
+
+
+def _patch(path: Path) -> dict[str, Any]:
+    raise NotImplementedError
+
+
+def _print(audit: Path, checks: list[Check]) -> None:
+    shown = Table("claim", "", "", box=None)
+    for check in checks:
+        shown.add_row(check.claim, check.state, check.detail)
+    console = Console(highlight=False)
+    console = Console(width=max(console.width, _WIDTH), highlight=False)
+    console.print(shown)
+    counts = Counter(check.state for check in checks)
+    differs = f"{counts['differs']} differ" if counts["differs"] else "nothing differs"
+    console.print(f"{audit}: {counts['verified']} verified, {differs}, {counts['not checked']} not checked")
+
+
+def _as_json(record: AuditRecord, checks: list[Check]) -> dict[str, Any]:
+    counts = Counter(check.state for check in checks)
+    return {
+        "sha256": record.sha256,
+        "verified": counts["verified"],
+        "differs": counts["differs"],
+        "not_checked": counts["not checked"],
+        "checks": [{"claim": check.claim, "state": check.state, "detail": check.detail} for check in checks],
+    }
