@@ -28,6 +28,12 @@ def number():
 """
 
 
+def network() -> torch.nn.Sequential:
+    return torch.nn.Sequential(
+        torch.nn.Linear(6, 16), torch.nn.BatchNorm1d(16), torch.nn.ReLU(), torch.nn.Linear(16, 3)
+    )
+
+
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with an architecture, its weights, data of 60 rows, and the ids of rows to forget."""
@@ -36,10 +42,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delitem(sys.modules, "architecture", raising=False)
     (tmp_path / "architecture.py").write_text(ARCHITECTURE)
     torch.manual_seed(0)
-    network = torch.nn.Sequential(
-        torch.nn.Linear(6, 16), torch.nn.BatchNorm1d(16), torch.nn.ReLU(), torch.nn.Linear(16, 3)
-    )
-    save_file(network.state_dict(), tmp_path / "model.safetensors", metadata={"trained": "yesterday"})
+    save_file(network().state_dict(), tmp_path / "model.safetensors", metadata={"trained": "yesterday"})
     y = torch.arange(60) % 3
     x = torch.randn(60, 6)
     x[torch.arange(60), y] += 2.0
@@ -140,11 +143,43 @@ def test_unlearn_selects_whole_channels_if_asked(run: Run, work: Path, strategy:
 
 
 def test_unlearn_makes_the_forgotten_look_like_heldout_data_if_asked(run: Run, work: Path) -> None:
-    given = {"forget_term": "heldout", "perturb": "none", "weight": 0.5, "heldout": "data.safetensors"}
+    given = {"forget_term": "heldout", "heldout": "data.safetensors"}
     code, out = run(*options(**given))[:2]
     assert code == 0
+    assert "recipe heldout: " in out
     assert "forget setup" in out
     assert Path("out.safetensors").exists()
+
+
+def test_unlearn_takes_what_is_not_given_from_the_recipe(run: Run, work: Path) -> None:
+    spelled_out = {"ratio": 0.5, "perturb": "shrink", "size": 0.0, "epochs": 2, "lr": 0.2, "forget_term": "none"}
+    weights = []
+    for given in ({"recipe": "perturb_repair"}, {"recipe": "perturb_repair", **spelled_out}, {"forget_term": "none"}):
+        code, out = run(*options(**given))[:2]
+        assert code == 0
+        assert "recipe perturb_repair: " in out
+        weights.append(load_file("out.safetensors"))
+    for others in weights[1:]:
+        assert all(value.equal(others[name]) for name, value in weights[0].items())
+
+
+def test_unlearn_chooses_the_recipe_by_heldout_data(run: Run, work: Path) -> None:
+    saved = load_file("data.safetensors")
+    model = network()
+    model.load_state_dict(load_file("model.safetensors"))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(saved["x"]), saved["y"]).backward()
+        optimizer.step()
+    save_file(model.state_dict(), "trained.safetensors")
+    save_file({"x": saved["x"], "y": (saved["y"] + 1) % 3}, "unlike.safetensors")
+    chosen = []
+    for given in ({}, {"heldout": "data.safetensors"}, {"heldout": "unlike.safetensors"}):
+        code, out = run(*options(model="trained.safetensors", **given))[:2]
+        assert code == 0
+        chosen.append(re.findall(r"^recipe (\w+): ", out, re.MULTILINE))
+    assert chosen == [["forget_term"], ["forget_term"], ["heldout"]]
 
 
 def test_unlearn_gives_the_same_weights_in_less_memory(run: Run, work: Path) -> None:
@@ -189,6 +224,9 @@ def test_unlearn_is_a_function_of_the_seed(run: Run, work: Path) -> None:
         ({"perturb": "shake"}, ["--perturb", "'shake'"]),
         ({"forget_term": "loudly"}, ["forget", "'loudly'"]),
         ({"forget_term": "heldout"}, ["--forget-term heldout", "--heldout"]),
+        ({"recipe": "heldout"}, ["--recipe heldout", "--heldout"]),
+        ({"recipe": "best"}, ["--recipe", "'best'"]),
+        ({"size": 0.3}, ["--size", "--perturb", "0.3"]),
         ({"score": "taste"}, ["score", "'taste'"]),
         ({"memory": "little"}, ["memory", "'little'"]),
         ({"memory": "streaming", "scope": "channel"}, ["memory", "'dense'"]),

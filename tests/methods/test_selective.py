@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import fgunlearn as fg
-from fgunlearn.methods.selective import FORGET_TERM, PERTURB_REPAIR
+from fgunlearn.methods.selective import FORGET_TERM, HELDOUT, PERTURB_REPAIR, recipe_for
 from small_mlp import Batches, assert_close, cut, distance, gone, gradients, kept, loss_on, samples, sgd_by_hand, source
 
 
@@ -68,6 +69,54 @@ def test_the_default_is_the_recipe_with_a_forget_term() -> None:
     assert_close(model, expected)
     assert result.record.forget_steps > 0
     assert FORGET_TERM.repair.forget == "neighbour"
+
+
+def test_what_a_model_memorised_shows_on_heldout_data_and_decides_the_recipe() -> None:
+    x, y = samples(100, 8)
+    wrong = (y + 1) % 3
+    learned = cut(x, y), cut(*samples(100, 9))
+    memorised = cut(x, y), cut(x, wrong)  # the model can't be right on both
+    assert recipe_for(source(), *learned) is FORGET_TERM
+    assert recipe_for(source(), *memorised) is HELDOUT
+    assert recipe_for(source(), *reversed(memorised)) is FORGET_TERM
+    assert recipe_for(source(), learned[0], None) is FORGET_TERM
+
+
+def test_as_many_remaining_samples_are_asked_as_there_are_heldout_ones() -> None:
+    def remaining() -> Iterator[tuple[Tensor, Tensor]]:
+        yield from cut(*samples(12, 2))  # two batches of 6
+        pytest.fail("one batch too many was read")
+
+    class Remaining:
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            return remaining()
+
+    recipe_for(source(), Remaining(), cut(*samples(7, 8)))
+
+
+def test_a_model_that_memorised_gets_the_heldout_recipe() -> None:
+    x, y = samples(20, 8)
+    heldout = cut(x, (y + 1) % 3)
+    forget = cut(*samples(32, 5), size=16)
+    model, expected = source(), source()
+    result = fg.methods.random_topk(model, forget, kept(), heldout_loader=heldout, seed=2)
+    fg.unlearn(
+        expected,
+        forget,
+        kept(),
+        strategy=fg.RandomTopK(HELDOUT.ratio, score="fisher_ratio", seed=2),
+        repair=replace(HELDOUT.repair, forget_batch=8, seed=2),  # half a batch of D_u
+        heldout_loader=heldout,
+    )
+    assert_close(model, expected)
+    assert "recipe" in result.seconds
+    assert "perturb" not in result.seconds
+
+
+@pytest.mark.parametrize("given", [{"repair": fg.Repair(epochs=1, lr=0.05)}, {"loss_fn": lambda m, b: m(b[0]).mean()}])
+def test_where_the_repair_is_given_or_no_term_is_defined_nothing_is_chosen(given: dict[str, Any]) -> None:
+    result = fg.methods.topk(source(), gone(), kept(), **given)
+    assert "recipe" not in result.seconds
 
 
 def test_with_a_loss_of_ones_own_the_default_is_the_papers_recipe() -> None:

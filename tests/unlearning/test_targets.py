@@ -1,21 +1,15 @@
-"""Targets made of held-out data: which samples they contradict, how sure they are, and what training on them gives."""
+"""Targets made of held-out data: which samples they contradict, and how sure they are."""
 
 from __future__ import annotations
 
-import copy
-import functools
 import math
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-import fgunlearn as fg
-from fgunlearn.metrics import Outputs, losses_auc
-from fgunlearn.seeding import seeded
-from fgunlearn.unlearning.neighbours import NeighbourVotes, Place, telling_layer
+from fgunlearn.metrics import Outputs
 from fgunlearn.unlearning.targets import Targets
 
 CLASSES = 4
@@ -66,7 +60,7 @@ def test_wrong_labels_are_contradicted_by_their_votes() -> None:
     votes = votes_for(source.labels, mislabelled)
     targets = Targets(source, votes, votes_for(heldout.labels, none(100)), heldout.labels, ALL)
     targets.follow(heldout)
-    assert targets.supported_share == pytest.approx(0.4 + 0.24**0.5 / 10)  # and a standard error
+    assert targets.supported_share == pytest.approx(0.4 + 0.24**0.5 / 10, abs=2e-3)  # and a standard error
     wanted = targets.of(torch.arange(100))
     own = wanted.gather(1, source.labels[:, None]).squeeze(1)
     # Three quarters of those in doubt are right as well, 5 of 60.
@@ -84,7 +78,7 @@ def test_a_class_that_the_remaining_data_lacks_is_contradicted_and_says_nothing_
     votes = votes_for(source.labels, ~none(100))  # for class 3
     targets = Targets(source, votes, votes_for(heldout.labels, heldout.labels == 2), heldout.labels, known)
     targets.follow(heldout)
-    assert targets.supported_share == 0.0
+    assert targets.supported_share == pytest.approx(1 / 101)  # what none of a hundred leaves open
     assert float(targets.of(torch.arange(100))[:, 2].max()) < 0.003
     fallen = Outputs(heldout.logits - 20.0 * F.one_hot(torch.full((300,), 2), CLASSES), heldout.labels)
     targets.follow(fallen)  # as deep as unseen samples of that class have fallen with it
@@ -127,6 +121,15 @@ def test_what_is_not_the_labels_goes_to_the_classes_of_votes_and_runner_up() -> 
     # Three quarters of the shares, by half of the votes and the source model: more of the target than that.
     both = Targets(source, torch.tensor([[0.0, 0.5, 0.5, 0.0]]), heldout_votes, labels, ALL).of(torch.arange(1))[0]
     assert float(both[2] / both[1:].sum()) > 0.8
+
+
+@pytest.mark.parametrize(("n", "contradicted"), [(1, 0), (2, 1), (3, 2), (100, 99)])
+def test_one_vote_against_a_label_is_not_enough(n: int, contradicted: int) -> None:
+    source, heldout = outputs(n, 0, 1.0), outputs(400, 1, 0.9)
+    targets = Targets(
+        source, votes_for(source.labels, ~none(n)), votes_for(heldout.labels, none(400)), heldout.labels, ALL
+    )
+    assert round((1.0 - targets.supported_share) * n) == contradicted
 
 
 def test_votes_that_are_never_right_contradict_nobody() -> None:
@@ -217,256 +220,3 @@ def test_deep_down_log_odds_are_still_told_apart(dtype: torch.dtype) -> None:
     # What is asked of one sample does not depend on which others are in the batch.
     swapped = torch.tensor([3, 7])
     torch.testing.assert_close(targets.loss(logits, chosen), targets.loss(logits.flip(0), swapped))
-
-
-# Data with two features that tell the class and twenty that tell the sample.
-KEPT, GONE, UNSEEN = 300, 60, 300
-
-
-def data(n: int, seed: int, noise: float = 0.6) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    y = torch.randint(0, CLASSES, (n,), generator=generator)
-    centre = torch.stack([(y % 2).float() * 2 - 1, (y // 2).float() * 2 - 1], 1)
-    return torch.cat([centre, torch.zeros(n, 20)], 1) + noise * torch.randn(n, 22, generator=generator), y
-
-
-@functools.cache
-def overfitted(mislabelled: bool) -> tuple[nn.Sequential, tuple[Tensor, Tensor]]:
-    """A model that is right on all of its training data, of which the last part is to be forgotten; and that part."""
-    x, y = data(GONE, 5)
-    gone = (x, (y + 1) % CLASSES if mislabelled else y)
-    x, y = (torch.cat(parts) for parts in zip(data(KEPT, 4), gone, strict=True))
-    with seeded(0):
-        model = nn.Sequential(
-            nn.Linear(22, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4)
-        )
-        optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
-        for _ in range(200):
-            optimizer.zero_grad()
-            F.cross_entropy(model(x), y).backward()
-            optimizer.step()
-    assert float((model(x).argmax(1) == y).float().mean()) == 1.0
-    return model.eval(), gone
-
-
-def batches(x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(x.split(20), y.split(20), strict=True))
-
-
-def test_neighbours_are_asked_where_wrong_labels_have_not_been_memorised() -> None:
-    model, gone = overfitted(True)
-    loaders = [batches(*part) for part in (gone, data(KEPT, 4), data(UNSEEN, 6))]
-    place = telling_layer(model, *loaders, CLASSES, 10)
-
-    def right(layer: Any, part: tuple[Tensor, Tensor]) -> float:
-        votes, labels = NeighbourVotes(model, loaders[1], CLASSES, 10, layer)(batches(*part))
-        return float((votes.argmax(1) == labels).float().mean())
-
-    last = Place("6", given=True)
-    assert right(last, gone) > 0.5  # the last features follow the wrong labels
-    assert right(place, gone) < 0.3
-    assert right(place, data(UNSEEN, 6)) > 0.6
-
-
-class Parts(nn.Module):
-    """Each linear layer after the first is given its own four features."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Linear(16, 16)
-        self.blind, self.weak, self.early, self.late = (nn.Linear(4, 4) for _ in range(4))
-        nn.init.eye_(self.first.weight)
-        nn.init.zeros_(self.first.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        parts = self.first(x).split(4, 1)
-        layers = (self.blind, self.weak, self.early, self.late)
-        return sum((layer(part) for layer, part in zip(layers, parts, strict=True)), torch.zeros(()))
-
-
-def named(y: Tensor, shares: tuple[float, float, float, float]) -> list[tuple[Tensor, Tensor]]:
-    """Samples that by the features of each layer in turn are of class y, this share of them, and else of the next."""
-    at = torch.arange(len(y)) // CLASSES / (len(y) // CLASSES)
-    parts = [F.one_hot(torch.where(at < share, y, (y + 1) % CLASSES), CLASSES).float() for share in shares]
-    return batches(torch.cat(parts, 1), y)
-
-
-@pytest.mark.parametrize(
-    ("forget", "place"),
-    [
-        # Right on less of the forget data than of held-out data: wrong labels, which the last layer has memorised. Of
-        # the two that have not, the one that tells more; what is never right on either tells nothing.
-        ((0.0, 0.12, 0.2, 1.0), "early"),
-        # As often right on both everywhere: where held-out data is told best.
-        ((0.2, 0.6, 0.8, 1.0), "late"),
-    ],
-)
-def test_the_layer_is_the_one_that_tells_most_of_those_that_have_not_memorised(
-    forget: tuple[float, float, float, float], place: str
-) -> None:
-    y = torch.arange(400) % CLASSES
-    model = Parts().train()
-    loaders = named(y, forget), named(y, (1.0, 1.0, 1.0, 1.0)), named(y, (0.2, 0.6, 0.8, 1.0))
-    assert telling_layer(model, *loaders, CLASSES, 10) == Place(place, given=True)
-    assert all(module.training and not module._forward_pre_hooks for module in model.modules())
-
-
-class TimeFirst(nn.Module):
-    """A sequence model with time steps before samples inside, and a layer that is given one vector at first."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.inside, self.mixed, self.last = (nn.Linear(5, 5) for _ in range(4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = self.inside(self.first(x).transpose(0, 1)).mean(0)
-        return self.last(self.mixed(torch.ones(5)) + self.mixed(hidden).relu())
-
-
-def test_only_what_has_a_row_per_sample_is_looked_at() -> None:
-    y = torch.arange(44) % 4
-    with seeded(0):
-        model, x = TimeFirst(), torch.randn(44, 4, 5)
-    loader = batches(x, y)  # 4 time steps, and 4 samples in the last batch
-    place = telling_layer(model, loader, loader, loader, 5, 3)
-    assert place.layer in ("mixed", "last")
-    for layer in (Place("mixed", given=True), Place("last", given=True)):
-        votes, labels = NeighbourVotes(model, loader, 5, 1, layer)(loader)
-        assert torch.equal(labels, y)
-        assert float((votes.argmax(1) == y).float().mean()) > 0.8  # a sample's nearest is itself, but for ties
-    with pytest.raises(ValueError, match="layer 'inside' has 4 rows for a batch of 20 samples"):
-        NeighbourVotes(model, loader, 5, 3, "inside")
-    with pytest.raises(ValueError, match=r"layer 'mixed' must return a tensor .*got \(5,\)"):
-        NeighbourVotes(model, loader, 5, 3, "mixed")
-    assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
-
-
-def test_a_model_with_no_layer_after_the_first_needs_one_named() -> None:
-    part, kept, unseen = (batches(*data(n, seed)) for n, seed in ((20, 5), (60, 4), (40, 6)))
-    for model, name in ((nn.Linear(22, 4), ""), (nn.Sequential(nn.Linear(22, 4)), "0")):
-        arguments: dict[str, Any] = {"strategy": fg.RandomK(0.5), "heldout_loader": unseen}
-        with pytest.raises(ValueError, match="name a module by neighbour_layer"):
-            fg.unlearn(model, part, kept, repair=fg.Repair(epochs=1, forget="heldout"), **arguments)
-        repair = fg.Repair(epochs=1, forget="heldout", neighbour_layer=name)
-        assert fg.unlearn(model, part, kept, repair=repair, **arguments).record.forget_steps == 3
-
-
-def unlearned(forget: str, mislabelled: bool) -> tuple[nn.Module, fg.Result]:
-    model, gone = overfitted(mislabelled)
-    model = copy.deepcopy(model)
-    result = fg.unlearn(
-        model,
-        batches(*gone),
-        batches(*data(KEPT, 4)),
-        strategy=fg.RandomK(0.7),
-        repair=fg.Repair(epochs=12, lr=0.05, schedule="linear", forget=forget, neighbours=30),  # type: ignore[arg-type]
-        heldout_loader=batches(*data(UNSEEN, 6)),
-    )
-    return model, result
-
-
-def seen(model: nn.Module, part: tuple[Tensor, Tensor]) -> Outputs:
-    return Outputs.of(model, batches(*part))
-
-
-def test_a_forgotten_part_looks_like_data_never_seen_and_the_rest_is_kept() -> None:
-    source, gone = overfitted(False)
-    model, result = unlearned("heldout", False)
-    unseen = seen(model, data(UNSEEN, 7))
-    assert losses_auc(seen(source, gone).losses, seen(source, data(UNSEEN, 7)).losses) > 0.6
-    assert abs(losses_auc(seen(model, gone).losses, unseen.losses) - 0.5) < 0.06
-    assert abs(seen(model, gone).accuracy - unseen.accuracy) < 0.1
-    assert seen(model, data(KEPT, 4)).accuracy > 0.97
-    assert unseen.accuracy > seen(source, data(UNSEEN, 7)).accuracy - 0.05
-    assert result.record.forget_steps == result.record.steps  # it holds samples back to the end
-
-
-def test_wrong_labels_are_forgotten_and_the_right_ones_come_back() -> None:
-    source, (x, wrong) = overfitted(True)
-    model, _ = unlearned("heldout", True)
-    right = (x, (wrong - 1) % CLASSES)
-    assert seen(model, (x, wrong)).accuracy < 0.3
-    assert seen(model, right).accuracy > seen(source, right).accuracy + 0.5
-    assert seen(model, data(UNSEEN, 7)).accuracy > seen(source, data(UNSEEN, 7)).accuracy
-
-
-def test_without_heldout_data_that_says_something_it_is_refused() -> None:
-    model, gone = overfitted(False)
-    before = copy.deepcopy(model.state_dict())
-    x, y = data(KEPT, 4)
-    repair = fg.Repair(epochs=1, forget="heldout")
-    with pytest.raises(ValueError, match="forget='heldout' needs heldout_loader"):
-        fg.unlearn(model, batches(*gone), batches(x, y), strategy=fg.RandomK(0.5), repair=repair)
-    lacking = batches(x[y != 1], y[y != 1])
-    only = batches(x[y == 1], y[y == 1])
-    with pytest.raises(ValueError, match="heldout_loader has no sample of a class that the remaining data has"):
-        fg.unlearn(
-            model, batches(*gone), lacking, strategy=fg.RandomK(0.5), repair=repair, heldout_loader=only
-        )  # fmt: skip
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-
-
-def test_targets_follow_the_model_and_what_was_missed_every_other_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, gone = overfitted(False)
-    looks: list[tuple[int, int | None]] = []
-    follow = Targets.follow
-
-    def watched(self: Targets, heldout: Outputs, forget: Outputs | None = None) -> None:
-        looks.append((len(heldout), None if forget is None else len(forget)))
-        follow(self, heldout, forget)
-
-    monkeypatch.setattr(Targets, "follow", watched)
-    # 30 steps of 20 forget samples: 10 passes over 60.
-    repair = fg.Repair(epochs=2, forget="heldout", forget_batch=20, neighbours=30)
-    fg.unlearn(
-        copy.deepcopy(model),
-        batches(*gone),
-        batches(*data(KEPT, 4)),
-        strategy=fg.RandomK(0.5),
-        repair=repair,
-        heldout_loader=batches(*data(UNSEEN, 6)),
-    )
-    assert looks == [(UNSEEN, None)] + 5 * [(UNSEEN, GONE)]
-
-
-@pytest.mark.parametrize("forgotten", [1, 2])
-@pytest.mark.parametrize("unseen", [1, 4])
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
-def test_a_few_samples_are_enough_and_labels_may_be_bytes(forgotten: int, unseen: int, dtype: torch.dtype) -> None:
-    model = copy.deepcopy(overfitted(False)[0])
-    parts = [data(n, seed) for n, seed in ((forgotten, 5), (60, 4), (unseen, 6))]
-    gone, kept, heldout = (batches(x, y.to(dtype)) for x, y in parts)
-    heldout.append((torch.zeros(0, 22), torch.zeros(0, dtype=dtype)))
-    result = fg.unlearn(
-        model,
-        gone,
-        kept,
-        strategy=fg.RandomK(0.5),
-        repair=fg.Repair(epochs=1, forget="heldout"),
-        heldout_loader=heldout,
-    )
-    assert result.record.forget_steps == 3
-
-
-def test_heldout_data_without_a_sample_is_refused_before_anything_changes() -> None:
-    model, gone = overfitted(False)
-    before = copy.deepcopy(model.state_dict())
-    nothing = [(torch.zeros(0, 22), torch.zeros(0, dtype=torch.int64))]
-    for loader, error, words in (
-        (nothing, ValueError, "heldout_loader has no sample"),
-        ([], ValueError, "heldout_loader is empty"),
-        (iter(batches(*gone)), TypeError, "heldout_loader must be an iterable that can be read again"),
-        ([(gone[0], gone[1] + 4)], ValueError, "heldout_loader has the label"),
-        ([(gone[0], gone[1].float())], TypeError, "from heldout_loader"),
-    ):
-        with pytest.raises(error, match=words):
-            fg.unlearn(
-                model,
-                batches(*gone),
-                batches(*data(KEPT, 4)),
-                strategy=fg.RandomK(0.5),
-                repair=fg.Repair(epochs=1, forget="heldout"),
-                heldout_loader=loader,  # type: ignore[arg-type]
-            )
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())

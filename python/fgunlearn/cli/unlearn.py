@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,11 +18,11 @@ from fgunlearn.cli.inputs import check_folder_of, load_data, load_ids, load_mode
 from fgunlearn.cli.recording import Recording, RecordOptions
 from fgunlearn.experiment.data import Batches
 from fgunlearn.files import replacing
-from fgunlearn.methods.selective import FORGET_TERM, HELDOUT
+from fgunlearn.methods.selective import FORGET_TERM, HELDOUT, PERTURB_REPAIR, RECIPES, Recipe, recipe_for
 from fgunlearn.parameters import trainable
 from fgunlearn.perturb import Gaussian, Perturbation, Reset, Shrink, Zero
 from fgunlearn.selection import RandomK, RandomTopK, Strategy, TopK
-from fgunlearn.unlearning import Repair, Result, unlearn
+from fgunlearn.unlearning import Result, unlearn
 
 _PERTURBATIONS: dict[str, Callable[[float, int], Perturbation | None]] = {
     "none": lambda size, seed: None,
@@ -44,20 +45,30 @@ def unlearn_command(
     ] = None,
     strategy: Annotated[str, typer.Option(help="topk, randomk or random_topk.")] = "topk",
     score: Annotated[str, typer.Option(help="grad, abs_grad, fisher, saliency or fisher_ratio.")] = "fisher_ratio",
-    ratio: Annotated[float, typer.Option(help="Share of the coordinates that may change.")] = 0.7,
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help="What the options below are where they are not given: forget_term, heldout or perturb_repair; auto is "
+            "heldout where --heldout shows that the model has memorised its training data, else forget_term."
+        ),
+    ] = "auto",
+    ratio: Annotated[float | None, typer.Option(help="Share of the coordinates that may change.")] = None,
     scope: Annotated[
         str, typer.Option(help="global; tensor: the same share of each; channel: whole channels and heads.")
     ] = "global",
-    perturb: Annotated[str, typer.Option(help="none, gaussian, shrink, reset or zero.")] = "shrink",
-    size: Annotated[float, typer.Option(help="std of gaussian (in rms of the tensor), factor of shrink.")] = 0.5,
-    epochs: Annotated[float, typer.Option(help="Passes of the repair over the remaining data.")] = 2.0,
-    lr: Annotated[float, typer.Option(help="Largest learning rate of the repair.")] = 0.05,
+    perturb: Annotated[str | None, typer.Option(help="none, gaussian, shrink, reset or zero.")] = None,
+    size: Annotated[
+        float | None,
+        typer.Option(help="With --perturb: std of gaussian (in rms of the tensor), factor of shrink; 0.5 by default."),
+    ] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes of the repair over the remaining data.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Largest learning rate of the repair.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Samples per step.")] = 32,
     forget_term: Annotated[
-        str,
+        str | None,
         typer.Option(help="none, ascent, unlikelihood, random_label, neighbour, or heldout (with --heldout)."),
-    ] = "neighbour",
-    weight: Annotated[float, typer.Option(help="Weight of the forget term.")] = 0.2,
+    ] = None,
+    weight: Annotated[float | None, typer.Option(help="Weight of the forget term.")] = None,
     neighbour_layer: Annotated[
         str | None,
         typer.Option(
@@ -130,35 +141,39 @@ def unlearn_command(
     if not bool(rest.any()):
         raise ValueError(f"--forget: {forget} names every row of {data}; nothing would remain")
     check_folder_of(out, "--out")
-    if perturb not in _PERTURBATIONS:
+    if perturb is not None and perturb not in _PERTURBATIONS:
         raise ValueError(f"--perturb must be one of {', '.join(_PERTURBATIONS)}, got {perturb!r}")
-    if forget_term == "heldout" and heldout is None:
-        raise ValueError("--forget-term heldout needs --heldout, data never trained on")
-    recipe = HELDOUT if forget_term == "heldout" else FORGET_TERM
+    if perturb is None and size is not None:
+        raise ValueError(f"--size is of a --perturb, and none is given; got {size}")
+    if recipe != "auto" and recipe not in RECIPES:
+        raise ValueError(f"--recipe must be auto, {', '.join(RECIPES)}, got {recipe!r}")
+    if "heldout" in (recipe, forget_term) and heldout is None:
+        option = "--recipe" if recipe == "heldout" else "--forget-term"
+        raise ValueError(f"{option} heldout needs --heldout, data never trained on")
     unseen = None if heldout is None else load_data(heldout, "--heldout")
-    chosen = _strategy(strategy, ratio, score, scope, seed)
-    perturbation = _PERTURBATIONS[perturb](size, seed)
-    repair = Repair(
-        epochs=epochs,
-        lr=lr,
-        forget=forget_term,  # type: ignore[arg-type]
-        weight=weight,
-        forget_batch=max(1, batch // recipe.forget_part),
-        forget_share=recipe.repair.forget_share,
-        neighbours=recipe.repair.neighbours,
-        neighbour_layer=neighbour_layer,
+    held = None if unseen is None else Batches(*unseen, batch)
+    remaining = Batches(x[rest], y[rest], batch, seed=seed, drop_last=True)
+    named = _recipe(recipe, forget_term)
+    chosen = named or recipe_for(network, remaining, held)
+    selecting = _strategy(strategy, chosen.ratio if ratio is None else ratio, score, scope, seed)
+    perturbation = chosen.perturb if perturb is None else _PERTURBATIONS[perturb](0.5 if size is None else size, seed)
+    given = {"epochs": epochs, "lr": lr, "forget": forget_term, "weight": weight, "neighbour_layer": neighbour_layer}
+    repair = replace(
+        chosen.repair,
+        forget_batch=max(1, batch // chosen.forget_part),
         seed=seed,
+        **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
     )
-    steered = unseen is not None and forget_term != "none"
-    recording = None if audit is None else Recording(about, network, model, arch, x, y, ids, rest, (unseen, steered))
+    looked_at = unseen is not None and (named is None or repair.forget != "none")
+    recording = None if audit is None else Recording(about, network, model, arch, x, y, ids, rest, (unseen, looked_at))
     result = unlearn(
         network,
         Batches(x[ids], y[ids], batch),
-        Batches(x[rest], y[rest], batch, seed=seed, drop_last=True),
-        strategy=chosen,
+        remaining,
+        strategy=selecting,
         perturb=perturbation,
         repair=repair,
-        heldout_loader=None if unseen is None else Batches(*unseen, batch),
+        heldout_loader=held,
         progress=True,
         memory=memory,  # type: ignore[arg-type]
         memory_budget=memory_budget,
@@ -169,11 +184,20 @@ def unlearn_command(
             assert result.selection is not None  # unlearn always selects
             result.selection.save(save_selection)
         if recording is not None:
-            how = {"batch": batch, "memory": memory, "memory_budget": memory_budget}
-            record = recording.write(result, temporary, chosen, perturbation, repair, how, seed)
-    _report(result, len(ids), out)
+            how = {"recipe": recipe, "batch": batch, "memory": memory, "memory_budget": memory_budget}
+            record = recording.write(result, temporary, selecting, perturbation, repair, how, seed)
+    _report(result, chosen, len(ids), out)
     if recording is not None:
         Console(highlight=False, soft_wrap=True).print(recording.said(record))
+
+
+def _recipe(name: str, forget_term: str | None) -> Recipe | None:
+    """The recipe that is named, or that goes with the forget term; None to have the model tell."""
+    if name != "auto":
+        return RECIPES[name]
+    if forget_term is None:
+        return None
+    return {"heldout": HELDOUT, "none": PERTURB_REPAIR}.get(forget_term, FORGET_TERM)
 
 
 def _strategy(name: str, ratio: float, score: Any, scope: Any, seed: int) -> Strategy:
@@ -193,7 +217,7 @@ def _write(network: nn.Module, before: dict[str, Tensor], metadata: dict[str, st
     save_file(tensors, out, metadata=metadata)
 
 
-def _report(result: Result, forgotten: int, out: Path) -> None:
+def _report(result: Result, recipe: Recipe, forgotten: int, out: Path) -> None:
     console = Console()
     shown = Table("parameter", "elements", "selected", "changed", box=None)
     selection = result.selection
@@ -206,7 +230,7 @@ def _report(result: Result, forgotten: int, out: Path) -> None:
     if result.buffers:
         console.print(f"statistics that changed: {', '.join(result.buffers)}", highlight=False)
     phases = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in result.seconds.items())
-    console.print(phases, highlight=False)
+    console.print(f"recipe {recipe.name}: {phases}", highlight=False)
     stopped = " (stopped by the held-out data)" if result.record.stopped_forgetting else ""
     console.print(
         f"{forgotten} samples forgotten in {result.total_seconds:.2f} s: {sum(result.changed.values()):,} of "

@@ -46,6 +46,8 @@ def predicted_acceleration(
     gradients = scored * -(-len(scenario.forget) // batch)
     if "forget setup" in result.seconds:  # the votes look at all samples once, forwards
         gradients += _FORWARD * (len(scenario.forget) + len(scenario.retain)) / batch
+    if "recipe" in result.seconds:  # chosen by held-out data and as much of the remaining data
+        gradients += _FORWARD * 2 * len(scenario.heldout) / batch
     steps, samples = result.record.steps, result.record.samples
     retraining = costs.retrain_seconds(training.epochs * (len(scenario.retain) // training.batch))
     step = costs.dense_step_seconds if result.selection is None else costs.sparse_step_seconds

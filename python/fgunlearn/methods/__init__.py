@@ -12,8 +12,8 @@ What holds for all of them:
 - ``loss_fn(model, batch) -> scalar``, the mean over the batch; cross entropy on ``(x, y)`` batches by default. With
   one, batches have any form (to score coordinates by, one that tells its size: :func:`fgunlearn.batches.known_size`),
   but for methods that need labels or logits by definition: random_label, salun, scrub.
-- ``heldout_loader``, data never trained on, is for methods with a rule that stops forgetting: topk, randomk,
-  random_topk, where their repair has a forget term. The others do not read it.
+- ``heldout_loader``, data never trained on, is for topk, randomk and random_topk, where their repair has a forget term:
+  it tells which recipe fits, and how far to go. The others do not read it.
 - A batch without samples takes no step. A pass is as many batches as the loader's length says, or if it has none as
   were counted; where fewer come, a warning says so.
 - The same seed and the same batches give the same model, as far as the model itself draws nothing (dropout).

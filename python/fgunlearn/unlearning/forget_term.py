@@ -33,7 +33,7 @@ _SUPPORT_SLACK = 0.02  # a likelihood this little above the neighbours' support 
 
 _VOTE_SMOOTHING = 0.02
 
-_FOLLOWED = 2  # passes over the forget data from one look at how the model treats held-out data to the next
+_FOLLOWED = 2  # passes over the forget data from one look at how the model treats held-out data to the next, at least
 
 
 class ForgetTerm:
@@ -66,7 +66,8 @@ class ForgetTerm:
         self._size, self._count = 1, len(self._batches)  # what a step takes, and of how many; samples or batches
         self._targets: Targets | None = None
         self._heldout: list[Any] = []
-        self._follow_at = 1  # passes over the forget data at which the targets follow the model next
+        self._follow_at = 1  # passes over the forget data at which the targets follow the model next,
+        self._since_followed = 0  # if that many samples were trained on since they last did
         stopping = heldout_loader if repair.stop and repair.forget != "heldout" else None
         if stopping is not None:
             count_batches(stopping, "heldout_loader")
@@ -126,6 +127,7 @@ class ForgetTerm:
         source = Outputs.of(model, self._batches, "forget_loader")
         self._targets = Targets(source, votes, heldout_votes, heldout_labels.long(), vote.known)
         self._targets.follow(Outputs.of(model, self._heldout, "heldout_loader"))
+        self._looked_at = len(source) + len(heldout_labels)  # samples of one look
 
     def losses(self, model: nn.Module, retain_batch: Any) -> tuple[Tensor, Tensor, int]:
         """The retain loss, the forget loss, and how many samples they took."""
@@ -139,6 +141,7 @@ class ForgetTerm:
         chosen = torch.tensor(self._next(self._size, len(self._y)), device=self._device)
         logits = one_tensor(model(_joined([moved(x, self._device), self._x[chosen]])))
         kept = checked_loss(F.cross_entropy(logits[: len(y)], y))
+        self._since_followed += len(logits)
         return kept, self._on_logits(logits[len(y) :], chosen), len(y) + len(chosen)
 
     def _next(self, count: int, of: int) -> list[int]:
@@ -174,13 +177,17 @@ class ForgetTerm:
     def is_over(self, model: nn.Module, forget_steps: int) -> bool:
         """Whether to stop forgetting; looks once per pass over the forget data.
 
-        Targets made of held-out data follow the model every ``_FOLLOWED`` passes, and are never over.
+        Targets made of held-out data follow the model every ``_FOLLOWED`` passes, and are never over. They do so less
+        often where passes are short: a look at as many samples as were trained on since the last takes a third of that
+        training's time, and it is to be no more.
         """
         if self._targets is not None:
-            if forget_steps * self._size >= self._follow_at * self._count:
+            passed = forget_steps * self._size >= self._follow_at * self._count
+            if passed and self._since_followed >= self._looked_at:
+                self._since_followed = 0
                 heldout = Outputs.of(model, self._heldout, "heldout_loader")
                 self._targets.follow(heldout, Outputs.of(model, self._batches, "forget_loader"))
-                self._follow_at += _FOLLOWED
+                self._follow_at = forget_steps * self._size // self._count + _FOLLOWED
             return False
         if self._stop is None or forget_steps * self._size < (self._checked + 1) * self._count:
             return False

@@ -38,7 +38,10 @@ def early_layer(model: nn.Module) -> str:
     for name, module in model.named_modules():
         if isinstance(module, (_ConvNd, nn.Linear)) and module not in uncalled:
             return name
-    raise ValueError("forget='neighbour' needs a model with a convolution or linear layer to take features from")
+    raise ValueError(
+        "neighbours are looked for in a convolution or linear layer, and the model has none: name another module by "
+        "neighbour_layer"
+    )
 
 
 @dataclass(frozen=True)
@@ -189,12 +192,15 @@ def telling_layer(
     shuffled. Places whose votes are right on less than half as many held-out samples as the best place's are out. Where
     the others are right on a larger share of the forget samples, relative to the held-out ones, than the place where
     that ratio is smallest, give or take 0.1, it is memorised labels that they repeat. Of those that are left, the one
-    with the most right votes on held-out samples is taken, the first of equals.
+    with the most right votes on held-out samples is taken, the first of equals. Where there is no place to compare, it
+    is what the first layer returns.
 
     Raises:
-        ValueError: no such layer, or none that is given one row per sample.
+        TypeError, ValueError: labels that are not class numbers; no convolution or linear layer at all.
     """
     names = _weighted_layers(model)
+    if not names:
+        return Place(early_layer(model))
     count = min(_PLACES, len(names))
     candidates = [names[round(i * (len(names) - 1) / max(1, count - 1))] for i in range(count)]
     seen = [_given_to(model, loader, candidates) for loader in (retain, forget, heldout)]
@@ -212,10 +218,7 @@ def telling_layer(
             rights.append(float((votes.argmax(1) == labels[comparable]).double().mean()) if len(votes) else 0.0)
         shares[name] = rights
     if not shares:
-        raise ValueError(
-            "neighbours are looked for in what convolution and linear layers after the first are given, and this model "
-            "has none that is given one row per sample: name a module by neighbour_layer"
-        )
+        return Place(early_layer(model))
     most = max(unseen for _, unseen in shares.values())
     telling = {name: pair for name, pair in shares.items() if pair[1] >= most / 2.0 and pair[1] > 0.0}
     if not telling:  # nothing is told anywhere

@@ -54,7 +54,8 @@ class Result:
         model: the model, changed in place.
         selection: the coordinates that were allowed to change; None for a method that may change all.
         seconds: wall-clock time per phase, each up to the end of its work on the device. Those of ``unlearn``:
-            "select" (scoring included), "perturb", "forget setup" and "repair".
+            "select" (scoring included), "perturb", "forget setup" and "repair"; and "recipe" where topk or its kin
+            chose one.
         record: history, step counts and samples.
         changed: per parameter the number of coordinates whose value differs from before; of ``unlearn`` a subset of
             the selection unless the repair updated all.

@@ -6,9 +6,9 @@ sample by sample:
 
 - **Which samples are contradicted.** The votes of the remaining data (:mod:`fgunlearn.unlearning.neighbours`) are right
   on a share a_u of the forget samples and on a share a_h of the held-out ones. On a random part of the data the two
-  agree. Where a_u is smaller (wrong labels, a whole class), 1 - a_u / a_h of the forget samples, less a standard error,
-  carry labels that the remaining data would not give them: those with the fewest votes for their label. Their target is
-  the other classes.
+  agree. Where a_u is smaller (wrong labels, a whole class), 1 - a_u / a_h of the forget samples, less an error of that
+  share, carry labels that the remaining data would not give them: those with the fewest votes for their label. Their
+  target is the other classes.
 - **Which of the others would be wrong.** As many as the model gets wrong on held-out data: those with the fewest votes
   and the smallest log-odds in the source model, which even where it memorised a sample tell how hard it was.
 - **A class that the remaining data lacks** is a contradiction in every sample, and how deep it falls the held-out
@@ -137,15 +137,29 @@ def _of(rows: Tensor, labels: Tensor) -> Tensor:
 
 
 def _supported_share(votes: Tensor, labels: Tensor, heldout_votes: Tensor, heldout_labels: Tensor) -> float:
-    """a_u / a_h and its standard error, at most 1: in doubt a label is the sample's own."""
-    a_u, a_h = (
-        float((v.argmax(1) == y).double().mean()) for v, y in ((votes, labels), (heldout_votes, heldout_labels))
-    )
+    """a_u / a_h and its error upwards, at most 1: in doubt a label is the sample's own.
+
+    The error is made of those of the two shares as if they were normal: the distances to the ends of their intervals
+    add up as squares.
+    """
+    a_u, _, high = _share(votes.argmax(1) == labels)
+    a_h, low, _ = _share(heldout_votes.argmax(1) == heldout_labels)
     if a_h == 0.0:  # the votes know nothing: they contradict nobody
         return 1.0
     ratio = a_u / a_h
-    variance = a_u * (1.0 - a_u) / len(labels) + ratio**2 * a_h * (1.0 - a_h) / len(heldout_labels)
-    return min(1.0, ratio + math.sqrt(variance) / a_h)
+    return min(1.0, ratio + math.hypot(high - a_u, ratio * (a_h - low)) / a_h)
+
+
+def _share(right: Tensor) -> tuple[float, float, float]:
+    """The share of True, and its score interval of one standard error to either side (E. B. Wilson, JASA 22, 1927).
+
+    Unlike the standard error of the share itself, it does not vanish where all or none of a few samples are right.
+    """
+    n = len(right)
+    share = float(right.double().mean())
+    centre = (share + 0.5 / n) / (1.0 + 1.0 / n)
+    half = math.sqrt(share * (1.0 - share) / n + 0.25 / n**2) / (1.0 + 1.0 / n)
+    return share, centre - half, centre + half
 
 
 def _ranks(values: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from fgunlearn.experiment.compare.entries import Entry, parse
 from fgunlearn.experiment.compare.sweeps import SWEEPS
 from fgunlearn.experiment.data import Samples
 from fgunlearn.experiment.training import Training
+from fgunlearn.methods.selective import FORGET_TERM, HELDOUT, PERTURB_REPAIR
 
 TRAINING = Training(epochs=7, batch=16)
 
@@ -86,12 +87,14 @@ def test_the_recipe_of_our_methods_has_the_seed_and_the_ratio_that_is_asked_for(
     plain = Entry("topk").arguments(TRAINING, 5)
     assert plain["repair"].seed == 5
     assert plain["repair"].forget_batch == 2
-    assert plain["ratio"] == options.FORGET_TERM.ratio
+    assert plain["ratio"] == FORGET_TERM.ratio
     assert parse("topk:ratio=0.25").arguments(TRAINING, 5)["ratio"] == 0.25
     assert "ratio" not in parse("topk:k=100").arguments(TRAINING, 5)
     matched = parse("topk:recipe=heldout").arguments(TRAINING, 5)
     assert (matched["repair"].forget, matched["repair"].forget_batch, matched["perturb"]) == ("heldout", 8, None)
     assert matched["repair"].neighbour_layer is None
+    assert Entry("topk").arguments(TRAINING, 5, HELDOUT)["repair"] == matched["repair"]  # it is open
+    assert parse("topk:recipe=forget_term").arguments(TRAINING, 5, HELDOUT)["repair"] == plain["repair"]
     paper = parse("topk:recipe=perturb_repair").arguments(TRAINING, 5)
     assert paper["repair"].forget == "none"
-    assert paper["ratio"] == options.PERTURB_REPAIR.ratio
+    assert paper["ratio"] == PERTURB_REPAIR.ratio

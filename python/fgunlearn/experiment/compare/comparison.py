@@ -240,7 +240,7 @@ def summarise(scenario: str, title: str, rows: Sequence[dict[str, Any]]) -> dict
 
 
 _ABOUT = ("scenario", "name", "method", "ours")
-_NOT_MERGED = ("history", "scores", "options", "phases", "seed", "sizes")
+_NOT_MERGED = ("history", "scores", "options", "phases", "recipe", "seed", "sizes")
 
 
 _GAPS = ("forget", "retain", "test", "mia", "mia_worst")

@@ -13,8 +13,9 @@ from typing import Any
 from torch import nn
 
 from fgunlearn import methods
-from fgunlearn.experiment.compare.options import DEFAULTS, OURS, RECIPES, recipe_arguments
+from fgunlearn.experiment.compare.options import DEFAULTS, OURS, recipe_arguments
 from fgunlearn.experiment.training import Training
+from fgunlearn.methods.selective import FORGET_TERM, RECIPES, Recipe
 
 _GIVEN = ("model", "forget_loader", "retain_loader", "loss_fn", "heldout_loader", "seed", "progress")
 
@@ -24,7 +25,8 @@ class Entry:
     """A method, and the options in which it differs from :data:`~fgunlearn.experiment.compare.options.DEFAULTS`.
 
     ``options`` are pairs of name and value, sorted by name. Beside the method's own there is "recipe" for this
-    package's methods: "forget_term" (by default), "heldout", or "perturb_repair", the paper's.
+    package's methods: "forget_term", "heldout", or "perturb_repair", the paper's; by default one of the first two, as
+    fits the source model (:func:`fgunlearn.methods.selective.recipe_for`).
     """
 
     method: str
@@ -42,11 +44,16 @@ class Entry:
         """Whether the method is one of this package's own."""
         return self.method in OURS
 
-    def arguments(self, training: Training, seed: int) -> dict[str, Any]:
-        """What the method is called with, beside model and loaders."""
+    @property
+    def open_recipe(self) -> bool:
+        """Whether the recipe is left to what fits the source model."""
+        return self.ours and "recipe" not in dict(self.options)
+
+    def arguments(self, training: Training, seed: int, fitting: Recipe = FORGET_TERM) -> dict[str, Any]:
+        """What the method is called with, beside model and loaders; where the recipe is open, ``fitting`` is it."""
         given = {**DEFAULTS.get(self.method, {}), **dict(self.options)}
         if self.ours:
-            given = recipe_arguments(given, training, seed)
+            given = recipe_arguments(given, training, seed, fitting)
         if self.method == "retrain":  # as the models that it is compared with
             taken = inspect.signature(methods.retrain).parameters
             same = {k: v for k, v in dataclasses.asdict(training).items() if k in taken}

@@ -10,10 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from fgunlearn.experiment.training import Training
-from fgunlearn.methods.selective import FORGET_TERM, HELDOUT, PERTURB_REPAIR
+from fgunlearn.methods.selective import FORGET_TERM, RECIPES, Recipe
 
 OURS = ("topk", "randomk", "random_topk")
-RECIPES = {"forget_term": FORGET_TERM, "heldout": HELDOUT, "perturb_repair": PERTURB_REPAIR}
 
 _RISE_AND_FALL = {"schedule": "onecycle", "warmup": 0.15}
 
@@ -30,10 +29,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 """By method: what differs from its own defaults."""
 
 
-def recipe_arguments(given: dict[str, Any], training: Training, seed: int) -> dict[str, Any]:
-    """The arguments of a method of this package, for the recipe that is named in ``given``."""
+def recipe_arguments(
+    given: dict[str, Any], training: Training, seed: int, fitting: Recipe = FORGET_TERM
+) -> dict[str, Any]:
+    """The arguments of a method of this package, for the recipe that is named in ``given``, or else for ``fitting``."""
     given = dict(given)
-    recipe = RECIPES[given.pop("recipe", "forget_term")]
+    recipe = RECIPES[given.pop("recipe")] if "recipe" in given else fitting
     repair = replace(recipe.repair, seed=seed)
     if repair.forget != "none":
         repair = replace(repair, forget_batch=max(1, training.batch // recipe.forget_part))

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from fgunlearn import machine, methods, metrics
+from fgunlearn.batches import device_of
 from fgunlearn.experiment import costs
 from fgunlearn.experiment.compare.entries import Entry
 from fgunlearn.experiment.measure import EVALUATION_BATCH, Measure
@@ -20,8 +21,9 @@ from fgunlearn.experiment.results import read_json, write_json
 from fgunlearn.experiment.scenarios import Scenario
 from fgunlearn.experiment.trained import TrainedModels
 from fgunlearn.experiment.training import AGAIN_SEED, RETRAIN_SEED, Training
-from fgunlearn.methods.selective import SCORE
+from fgunlearn.methods.selective import FORGET_TERM, SCORE, Recipe, recipe_for
 from fgunlearn.spdgan import SPDGAN
+from fgunlearn.unlearning.changing import timed
 from fgunlearn.unlearning.result import Result
 
 SOURCE = "source"
@@ -66,9 +68,9 @@ class Task:
         of_entries = [(entry.name, self.path(entry.name, self.arguments(entry))) for entry in self.entries]
         return [(name, self.path(name, None)) for name in (SOURCE, RETRAINED)] + of_entries
 
-    def arguments(self, entry: Entry) -> dict[str, Any]:
-        """What the entry's method is called with."""
-        return entry.arguments(self.training, self.seed + (AGAIN_SEED if entry.method == "retrain" else 0))
+    def arguments(self, entry: Entry, fitting: Recipe = FORGET_TERM) -> dict[str, Any]:
+        """What the entry's method is called with; where the recipe is open, ``fitting`` is it."""
+        return entry.arguments(self.training, self.seed + (AGAIN_SEED if entry.method == "retrain" else 0), fitting)
 
 
 def finished(task: Task) -> list[dict[str, Any]] | None:
@@ -128,21 +130,30 @@ def _unlearned(
 ) -> dict[str, Any]:
     model = copy.deepcopy(source)
     batch = task.training.batch
-    arguments = task.arguments(entry)
+    retain = scenario.retain.batches(batch, seed=task.seed, drop_last=True)
+    heldout = scenario.heldout.batches(EVALUATION_BATCH)
+    choosing: dict[str, float] = {}
+    recipe = FORGET_TERM
+    if entry.open_recipe:
+        with timed(choosing, "recipe", device_of(model)):
+            recipe = recipe_for(model, retain, heldout)
+    arguments = task.arguments(entry, recipe)
     about = {
         "method": entry.method,
         "ours": entry.ours,
+        **({"recipe": recipe.name} if entry.open_recipe else {}),
         "options": {name: _shown(value) for name, value in arguments.items()},
     }
     try:
         result = methods.get(entry.method)(
             model,
             scenario.forget.batches(batch),
-            scenario.retain.batches(batch, seed=task.seed, drop_last=True),
-            heldout_loader=scenario.heldout.batches(EVALUATION_BATCH),
+            retain,
+            heldout_loader=heldout,
             seed=task.seed + (AGAIN_SEED if entry.method == "retrain" else 0),
             **arguments,
         )
+        result.seconds.update(choosing)
         figures = measure.of(model)
     except ValueError as error:  # it diverged, now or when it was looked at: options were checked before any training
         return {**about, "failed": str(error)}

@@ -30,7 +30,7 @@ MOST_TENSORS = 72
 _SHAPES = ("circle", "diamond", "square", "triangle")
 ROLES = {
     "select": ("select", "importance"),
-    "prepare": ("forget setup", "teacher", "relabel", "initialise"),
+    "prepare": ("recipe", "forget setup", "teacher", "relabel", "initialise"),
     "perturb": ("perturb", "noise", "dampen"),
     "train": ("repair", "finetune", "train", "scrub", "neggrad", "ascent"),
     "other": (),
