@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fgunlearn.audit.document import AuditRecord
 from fgunlearn.audit.fingerprints import fingerprint
 from fgunlearn.audit.making import of_patch, record
+from fgunlearn.audit.patches import patch_hashes
 from fgunlearn.audit.samples import data_of, new_salt, read_salt, sample_hashes, write_salt
 from fgunlearn.audit.signing import SigningKey, sign
 from fgunlearn.audit.verifying import Check, Evidence, verify
@@ -42,6 +43,7 @@ __all__ = [
     "measured",
     "new_salt",
     "of_patch",
+    "patch_hashes",
     "read_salt",
     "record",
     "relearned",

@@ -56,7 +56,12 @@ def _degree(stated: Any, given: Evidence) -> Check:
     from fgunlearn.audit.measuring import degree
 
     found = degree(given.base_model, given.result_model, given.gan, given.forget, given.heldout)
-    return checked(claim, [*_differences(stated, found, (), _count(given))], "measured again")
+    compared = {n: v for n, v in stated.items() if n != "gan_sha256"} if _is(stated) else stated
+    differences = [*_differences(compared, found, (), _count(given))]
+    own = inside(stated, "gan_sha256")
+    if own is not None and given.gan_sha256 not in (None, own):
+        differences.insert(0, "it was measured with another SPD-GAN")
+    return checked(claim, differences, "measured again")
 
 
 def _relearning(stated: Any, given: Evidence) -> Check:

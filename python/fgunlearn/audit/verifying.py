@@ -58,6 +58,7 @@ class Evidence:
         result_model: with those of the result.
         retrained: the reference of relearning.
         gan: the SPD-GAN of the unlearning degree.
+        gan_sha256: of its file.
         key: public key, a PEM file.
     """
 
@@ -74,6 +75,7 @@ class Evidence:
     result_model: nn.Module | None = None
     retrained: nn.Module | None = None
     gan: Any = None
+    gan_sha256: str | None = None
     key: Path | None = None
 
 
@@ -186,7 +188,7 @@ def _patch(record: AuditRecord, given: Evidence) -> Check:
         return Check(claim, "not checked", "give --patch")
     patch, differences = given.patch, []
     for part in ("base", "result"):
-        hashes = {name: entry if isinstance(entry, str) else entry["sha256"] for name, entry in patch[part].items()}
+        hashes = {name: each if isinstance(each, str) else each["sha256"] for name, each in patch[part].items()}
         stated = {name: entry["sha256"] for name, entry in getattr(record, part).items()}
         for name, digest in sorted(hashes.items()):
             if name not in stated:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,8 +11,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fgunlearn.audit import AuditRecord, Check, Evidence, SigningKey, read_salt, verify
+from fgunlearn.audit import (
+    AuditRecord,
+    Check,
+    Evidence,
+    SigningKey,
+    data_of,
+    of_patch,
+    patch_hashes,
+    read_salt,
+    verify,
+)
 from fgunlearn.audit.samples import SALTED
+from fgunlearn.cli.salts import Salt, salt_path
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -72,7 +84,7 @@ def verify_command(
     evidence = Evidence(
         base=base,
         result=result,
-        patch=None if patch is None else _patch(patch),
+        patch=None if patch is None else _patch(patch, "--patch"),
         **_samples(record, audit, data, forget, salt, heldout),
         selection=None if selection is None else _selection(selection),
         key=key,
@@ -118,6 +130,50 @@ def sign_command(
     print(f"Signed by the key {signed.signature['key_sha256']}: {out or audit}")
 
 
+@app.command("patch")
+def patch_command(
+    patch_file: Annotated[Path, typer.Argument(metavar="PATCH_FILE", help="A forget patch.")],
+    audit: Annotated[Path, typer.Argument(metavar="AUDIT", help="Where to write the record.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Training data, a safetensors file: x (samples first) and y (int64).")
+    ] = None,
+    forget: Annotated[
+        Path | None, typer.Option(help="Text file with the row numbers that were forgotten, one per line.")
+    ] = None,
+    salt: Annotated[
+        Path | None,
+        typer.Option(help="Secret for the sample hashes, made if it is not there; AUDIT.salt by default."),
+    ] = None,
+    plain_hashes: Annotated[
+        bool, typer.Option("--plain-hashes", help="Hash samples without a salt: who can guess a sample finds it.")
+    ] = False,
+    sign: Annotated[Path | None, typer.Option(help="Ed25519 private key, a PEM file, to sign the record with.")] = None,
+) -> None:
+    """Write the record of a change that a forget patch describes, by what the patch says.
+
+    It has the hashes of both checkpoints, and with --data and --forget those of the forgotten samples; nothing is
+    measured.
+    """
+    key = None if sign is None else SigningKey(sign, "--sign")
+    found = _patch(patch_file, "PATCH_FILE")
+    if not audit.parent.is_dir() or audit.is_dir():
+        raise ValueError(f"AUDIT: {audit} is no place for a file")
+    secret = Salt.of(audit, salt, plain_hashes)
+    held = _rows(data, forget)
+    record = of_patch(
+        found["base"],
+        found["result"],
+        found["metadata"],
+        data=None if not held else data_of(held["forget"], held.get("retain"), salt=secret.value),
+        patch_sha256=found["sha256"],
+        changed=found["changed"],
+    )
+    if held:
+        secret.keep()
+    (record if key is None else key.sign(record)).save(audit)
+    print(f"The record is in {audit}, its hash {record.sha256}.")
+
+
 def _loaded(path: Path) -> AuditRecord:
     try:
         return AuditRecord.load(path)
@@ -129,29 +185,34 @@ def _samples(
     record: AuditRecord, audit: Path, data: Path | None, forget: Path | None, salt: Path | None, heldout: Path | None
 ) -> dict[str, Any]:
     """The parts of the evidence that are samples."""
-    if (data is None) != (forget is None):
-        raise ValueError("--data and --forget must be given together")
-    beside = audit.with_name(f"{audit.name}.salt")
+    beside = salt_path(audit, None)
     if salt is None and beside.is_file() and record.data is not None and record.data["hash"] == SALTED:
         salt = beside
     found: dict[str, Any] = {"salt": None if salt is None else read_salt(salt, "--salt")}
-    if data is not None and forget is not None:
-        import torch
-
-        from fgunlearn.cli.inputs import load_data, load_ids
-
-        x, y = load_data(data, "--data")
-        ids = load_ids(forget, "--forget", len(y))
-        rest = torch.ones(len(y), dtype=torch.bool)
-        rest[ids] = False
-        found |= {"forget": _batches(x[ids], y[ids]), "rows": ids.tolist()}
-        if bool(rest.any()):
-            found["retain"] = _batches(x[rest], y[rest])
+    found |= _rows(data, forget)
     if heldout is not None:
         from fgunlearn.cli.inputs import load_data
 
         found["heldout"] = _batches(*load_data(heldout, "--heldout"))
     return found
+
+
+def _rows(data: Path | None, forget: Path | None) -> dict[str, Any]:
+    """The forgotten samples, the remaining ones and the rows of the former; nothing without files."""
+    if (data is None) != (forget is None):
+        raise ValueError("--data and --forget must be given together")
+    if data is None or forget is None:
+        return {}
+    import torch
+
+    from fgunlearn.cli.inputs import load_data, load_ids
+
+    x, y = load_data(data, "--data")
+    ids = load_ids(forget, "--forget", len(y))
+    rest = torch.ones(len(y), dtype=torch.bool)
+    rest[ids] = False
+    retain = {"retain": _batches(x[rest], y[rest])} if bool(rest.any()) else {}
+    return {"forget": _batches(x[ids], y[ids]), "rows": ids.tolist(), **retain}
 
 
 def _batches(x: Tensor, y: Tensor) -> Any:
@@ -183,6 +244,7 @@ def _models(
         "result_model": made(result, "--result"),
         "retrained": made(retrained, "--retrained"),
         "gan": None if gan is None else SPDGAN.load(gan),
+        "gan_sha256": None if gan is None else hashlib.sha256(gan.read_bytes()).hexdigest(),
     }
 
 
@@ -206,8 +268,10 @@ def _selection(path: Path) -> Any:
     return Selection.load(path)
 
 
-def _patch(path: Path) -> dict[str, Any]:
-    raise NotImplementedError
+def _patch(path: Path, option: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"{option}: there is no file {path}")
+    return patch_hashes(path)
 
 
 def _print(audit: Path, checks: list[Check]) -> None:

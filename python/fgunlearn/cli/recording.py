@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fgunlearn import audit
 from fgunlearn.audit.fingerprints import Fingerprint, changed_between
 from fgunlearn.cli.inputs import check_file, check_fits, check_folder_of, load_data, load_model
+from fgunlearn.cli.salts import Salt
 from fgunlearn.experiment.data import Batches
 from fgunlearn.files import replacing
 from fgunlearn.perturb import Perturbation
@@ -51,16 +52,6 @@ class RecordOptions:
                 raise ValueError(f"--{given[0].replace('_', '-')} is about the record: it needs --audit")
             return
         check_folder_of(self.audit, "--audit")
-        if self.salt is not None and self.plain_hashes:
-            raise ValueError("--salt and --plain-hashes exclude each other")
-        if not self.plain_hashes:
-            check_folder_of(self.salt_path, "--salt")
-
-    @property
-    def salt_path(self) -> Path:
-        """Where the salt is, or is to be."""
-        assert self.audit is not None
-        return self.audit.with_name(f"{self.audit.name}.salt") if self.salt is None else self.salt
 
 
 class Recording:
@@ -97,7 +88,7 @@ class Recording:
         assert options.audit is not None
         self._options, self._path, self._arch = options, options.audit, arch
         self._key = None if options.sign is None else audit.SigningKey(options.sign, "--sign")
-        self._salt, self._made_salt = _salt(options)
+        self._salt = Salt.of(options.audit, options.salt, options.plain_hashes)
         unseen, steered = heldout
         if options.test is not None:
             unseen, steered = load_data(options.test, "--test"), False
@@ -113,7 +104,7 @@ class Recording:
         self._source = copy.deepcopy(network)
         self._model = model
         self._base: Fingerprint = audit.fingerprint(model)
-        self._data = audit.data_of(self._forget, self._retain, self._heldout, salt=self._salt, steered=steered)
+        self._data = audit.data_of(self._forget, self._retain, self._heldout, salt=self._salt.value, steered=steered)
 
     def write(
         self,
@@ -179,16 +170,14 @@ class Recording:
             record = self._key.sign(record)
         with replacing(self._path) as temporary:
             temporary.write_bytes(record.text())
-            if self._made_salt:
-                assert self._salt is not None
-                audit.write_salt(self._options.salt_path, self._salt)
+            self._salt.keep()
         return record
 
     def said(self, record: audit.AuditRecord) -> str:
         """Where the record is, in a line or two, and what came of relearning."""
         line = f"The record is in {self._path}, its hash {record.sha256}."
-        if self._salt is not None:
-            line += f"\nThe salt of its sample hashes is in {self._options.salt_path}: keep it, and keep it apart."
+        if self._salt.value is not None:
+            line += f"\nThe salt of its sample hashes is in {self._salt.path}: keep it, and keep it apart."
         relearning = record.relearning
         if relearning is not None:
             line += f"\nLearning the forgotten again takes {_steps(relearning['as_is'])} steps, "
@@ -202,12 +191,3 @@ def _steps(found: dict[str, Any]) -> str:
 
     retrained = found["retrained"]
     return said(found["unlearned"]) + ("" if retrained is None else f" (a retrained model: {said(retrained)})")
-
-
-def _salt(options: RecordOptions) -> tuple[bytes | None, bool]:
-    """The salt, and whether it was made now."""
-    if options.plain_hashes:
-        return None, False
-    if options.salt_path.exists():
-        return audit.read_salt(options.salt_path, "--salt"), False
-    return audit.new_salt(), True

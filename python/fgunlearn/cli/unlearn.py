@@ -184,7 +184,7 @@ def unlearn_command(
             assert result.selection is not None  # unlearn always selects
             result.selection.save(save_selection)
         if recording is not None:
-            how = {"recipe": recipe, "batch": batch, "memory": memory, "memory_budget": memory_budget}
+            how = {"recipe": chosen.name, "batch": batch, "memory": memory, "memory_budget": memory_budget}
             record = recording.write(result, temporary, selecting, perturbation, repair, how, seed)
     _report(result, chosen, len(ids), out)
     if recording is not None:

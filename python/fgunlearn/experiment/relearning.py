@@ -9,6 +9,7 @@ import argparse
 import copy
 import datetime
 import functools
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -31,6 +32,7 @@ from fgunlearn.experiment.tasks import run_tasks
 from fgunlearn.experiment.trained import TrainedModels
 from fgunlearn.experiment.training import AGAIN_SEED, RETRAIN_SEED, Training
 from fgunlearn.metrics import Outputs
+from fgunlearn.metrics.quantization import quantization_steps
 
 SCENARIOS = ("random", "class")
 METHODS = ("random_topk", "finetune", "gradient_ascent")
@@ -61,7 +63,7 @@ class Study:
     seeds: Sequence[int] = SEEDS
     bits: Sequence[int] = BITS
     training: Training = field(default_factory=Training)
-    relearning: RelearningOptions = field(default_factory=RelearningOptions)
+    relearning: RelearningOptions = field(default_factory=lambda: RelearningOptions(check_every=2))
     limit: int | None = None
     jobs: int = 1
 
@@ -133,6 +135,9 @@ def run_task(task: Task) -> dict[str, Any]:
             name: {
                 "float": _figures(source, model, scenario, study.relearning),
                 **{
+                    f"within_half_a_step_of_{bits}_bits": within_half_a_step(source, model, bits) for bits in study.bits
+                },
+                **{
                     f"int{bits}": _figures(source, metrics.quantized(model, bits), scenario, study.relearning)
                     for bits in study.bits
                 },
@@ -140,6 +145,18 @@ def run_task(task: Task) -> dict[str, Any]:
             for name, model in models.items()
         },
     }
+
+
+@torch.no_grad()
+def within_half_a_step(source: nn.Module, model: nn.Module, bits: int) -> float:
+    """Of the weights that differ from the source's, the share that moved by less than half a step of its rounding.
+
+    What rounding would undo, roughly. NaN where none differs.
+    """
+    steps, before, after = quantization_steps(source, bits), *(dict(m.named_parameters()) for m in (source, model))
+    moved = [(after[name] - before[name]).abs() / step for name, step in steps.items()]
+    shares = torch.cat([each[each > 0] for each in moved])
+    return float((shares < 0.5).double().mean()) if len(shares) else math.nan
 
 
 def _unlearned(source: nn.Module, scenario: Scenario, name: str, task: Task) -> nn.Module:

@@ -33,18 +33,39 @@ def quantized(model: nn.Module, bits: int = 8) -> nn.Module:
         TypeError: ``model`` is no module, or ``bits`` no int.
         ValueError: bits outside [2, 8]; a weight with a NaN or an infinite value (named).
     """
+    rounded = copy.deepcopy(model)
+    parameters = dict(rounded.named_parameters())
+    for name, step in quantization_steps(rounded, bits).items():
+        exact, largest = parameters[name].to(step.dtype), 2 ** (bits - 1) - 1
+        codes = (exact / step).round().clamp(-largest, largest)
+        parameters[name].copy_(torch.where(step > 0, codes * step, torch.zeros_like(exact)))
+    return rounded
+
+
+@torch.no_grad()
+def quantization_steps(model: nn.Module, bits: int = 8) -> dict[str, Tensor]:
+    """By parameter that :func:`quantized` rounds, the step s of each channel: positive, or 0 where all of it is.
+
+    Float32, or float64 where the parameter is, of the parameter's shape with 1 for all dimensions but the channels'.
+
+    Raises:
+        TypeError, ValueError: as :func:`quantized`.
+    """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     check_bits(bits)
-    rounded = copy.deepcopy(model)
-    transposed = {module.weight for module in rounded.modules() if isinstance(module, _ConvTransposeNd)}
-    for name, parameter in rounded.named_parameters():
+    transposed = {module.weight for module in model.modules() if isinstance(module, _ConvTransposeNd)}
+    steps = {}
+    for name, parameter in model.named_parameters():
         if parameter.dim() < 2 or parameter.numel() == 0 or not parameter.is_floating_point():
             continue
         if not bool(parameter.isfinite().all()):
             raise ValueError(f"{name!r} holds NaN or infinite values: there is nothing to round them to")
-        parameter.copy_(_rounded(parameter, 1 if parameter in transposed else 0, bits))
-    return rounded
+        exact = parameter if parameter.dtype == torch.float64 else parameter.float()
+        channel = 1 if parameter in transposed else 0
+        others = [d for d in range(parameter.dim()) if d != channel]
+        steps[name] = exact.abs().amax(others, keepdim=True) / (2 ** (bits - 1) - 1)
+    return steps
 
 
 def check_bits(bits: object) -> None:
@@ -57,12 +78,3 @@ def check_bits(bits: object) -> None:
     assert isinstance(bits, int)
     if bits > 8:
         raise ValueError(f"bits must be <= 8, got {bits}")
-
-
-def _rounded(weight: Tensor, channel: int, bits: int) -> Tensor:
-    exact = weight if weight.dtype == torch.float64 else weight.float()
-    others = [d for d in range(weight.dim()) if d != channel]
-    largest = 2 ** (bits - 1) - 1
-    step = exact.abs().amax(others, keepdim=True) / largest
-    codes = (exact / step).round().clamp(-largest, largest)
-    return torch.where(step > 0, codes * step, torch.zeros_like(exact))
