@@ -100,3 +100,30 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     assert _within(30, lambda: not any(map(_is_running, workers)))
+
+
+def _interrupt_itself(task: int) -> int:
+    os.kill(os.getpid(), signal.SIGINT)
+    return task
+
+
+def test_workers_hear_no_ctrl_c() -> None:
+    assert sorted(pool.run_all(_interrupt_itself, range(2), 2, lambda: None)) == [0, 1]
+
+
+def test_ctrl_c_while_workers_start_is_put_off_and_not_lost() -> None:
+    reached = []
+
+    def interrupted() -> None:
+        with pool.interrupts_put_off():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+            reached.append("the block's end")
+        time.sleep(0.05)
+        reached.append("too far")
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert reached == ["the block's end"]
+    with pytest.raises(KeyboardInterrupt):  # as before
+        signal.raise_signal(signal.SIGINT)

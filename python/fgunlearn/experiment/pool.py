@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import TypeVar
 
 import torch
@@ -45,7 +46,7 @@ def run_all(
             torch.set_num_threads(threads)
         return results
     with workers(jobs) as pool:
-        with _unheard_interrupts():
+        with interrupts_put_off():
             waiting = [pool.submit(function, task) for task in tasks]
         for done in as_completed(waiting):
             results.append(done.result())
@@ -87,13 +88,22 @@ def _use_one_thread() -> None:
 
 
 @contextmanager
-def _unheard_interrupts() -> Iterator[None]:
-    """Processes started in this block ignore Ctrl-C all their life: it is the parent that ends them."""
+def interrupts_put_off() -> Iterator[None]:
+    """Ctrl-C in this block comes at its end; processes that it starts hear none all their life: the parent ends them.
+
+    They inherit that SIGINT is blocked. A handler of its own is for other threads of this process, where it is not.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # which would unblock SIGINT once it has started its process
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGINT, before)
+        if heard:
+            signal.raise_signal(signal.SIGINT)
