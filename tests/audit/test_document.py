@@ -104,19 +104,45 @@ def test_it_says_what_it_proves_and_what_it_does_not(unlearned: Unlearned) -> No
         ({"sha256": "A" * 64}, "sha256 must be 64 hexadecimal digits"),
         ({"base": {"a": {"sha256": "0"}}}, "base: 'a' must have a sha256 of 64 hexadecimal digits"),
         ({"result": {"a": None}}, "result: 'a' must have a sha256 of 64 hexadecimal digits, got None"),
-        ({"data": {}}, "data: hash must be 'HMAC-SHA-256' or 'SHA-256', got None"),
-        ({"data": {"hash": "SHA-256", "salt_sha256": "0" * 64}}, "salt_sha256 must be a hash with HMAC-SHA-256"),
-        ({"data": {"hash": "SHA-256"}}, "data: forgotten must be an object, got None"),
-        ({"data": {"hash": "SHA-256", "forgotten": {"samples": ["x"]}}}, "list of samples, each 64 hexadecimal digits"),
+        ({"base": {"a": {"sha256": "0" * 64, "note": "approved"}}}, "base: 'a' has no member 'dtype'"),
         (
-            {"data": {"hash": "SHA-256", "forgotten": {"samples": [], "count": -1}}},
-            "data: forgotten must have a count from 0 on, got -1",
+            {"base": {"a": {"dtype": "F32", "shape": [-1], "sha256": "0" * 64}}},
+            "base: 'a' must have a shape like [2, 3], got [-1]",
         ),
+        ({"method": None}, "method must be an object in a record of kind 'unlearn', got None"),
+        ({"kind": "patch"}, "patch must be an object in a record of kind 'patch', got None"),
+        ({"changed": {"values": {"a": 1}}}, "changed has no member 'buffers'"),
+        ({"changed": {"values": {"a": -1}, "buffers": []}}, "changed: values must be counts by tensor"),
+        ({"patch": {"sha256": "x", "metadata": {}}}, "patch: sha256 must be 64 hexadecimal digits or null, got 'x'"),
+        ({"metrics": {"base": None, "result": None}}, "metrics has no member 'unlearning_degree'"),
+        ({"relearning": {"all": "well"}}, "relearning has no member 'options'"),
+        ({"seeds": {"data": None}}, "seeds must be whole numbers by name"),
+        ({"signature": {"algorithm": "Ed25519", "value": ""}}, "signature has no member 'key_sha256'"),
     ],
 )
 def test_a_bad_document_is_refused(unlearned: Unlearned, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         read({**document_of(unlearned), **change})
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ((), {}, "data: hash must be 'HMAC-SHA-256' or 'SHA-256', got None"),
+        (("hash",), "SHA-256", "salt_sha256 must be a hash with HMAC-SHA-256, and null with SHA-256"),
+        (("salt_sha256",), None, "salt_sha256 must be a hash with HMAC-SHA-256"),
+        (("forgotten",), None, "data: forgotten must be an object, got None"),
+        (("forgotten", "samples", 0), "x", "list of samples, each 64 hexadecimal digits"),
+        (("forgotten", "count"), -1, "data: forgotten must have a count from 0 on, got -1"),
+        (("forgotten", "names"), ["Ada"], "data: forgotten has the unknown member 'names'"),
+        (("retained",), None, "data: copies must be a count if retained is there, and null if not, got 0"),
+        (("heldout", "copies"), None, "data: heldout: copies must be a count if retained is there"),
+        (("heldout", "seen_by_unlearning"), "no", "seen_by_unlearning must be a bool, got 'no'"),
+    ],
+)
+def test_bad_data_is_refused(unlearned: Unlearned, place: tuple[str | int, ...], value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read(with_other(document_of(unlearned), ("data", *place), value))
 
 
 def test_a_damaged_file_is_refused_by_its_path(unlearned: Unlearned, tmp_path: Path) -> None:

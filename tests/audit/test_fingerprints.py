@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fgunlearn import audit
-from fgunlearn.audit.fingerprints import changed_between, changed_outside
+from fgunlearn.audit.fingerprints import changed_between, changed_outside, same_weights
 from fgunlearn.selection import Selection, topk
 
 DTYPES = (
@@ -108,8 +108,48 @@ def test_changes_are_counted_by_value_and_those_off_a_selection_are_told(tmp_pat
     for name, tensors in (("before", before), ("after", after)):
         paths.append(tmp_path / f"{name}.safetensors")
         save_file(tensors, paths[-1])
-    assert changed_between(*paths) == {"a": 2, "b": 0}
+    # By value, and by bit as forget patches count: 0 has become -0.
+    assert changed_between(*paths) == {"a": (2, 3), "b": (0, 0)}
     index = torch.tensor([1])
-    assert changed_outside(*paths, Selection([(2, 2)], [index], names=["a"])) == {"a": 1}
+    assert changed_outside(*paths, Selection([(2, 2)], [index], names=["a"])) == ({"a": 1}, [])
+    assert changed_outside(*paths, Selection([(3,)], [index], names=["b"])) == ({"b": 0}, ["a"])
     with pytest.raises(ValueError, match="the selection has no names of parameters"):
         changed_outside(*paths, topk([torch.ones(2)], k=1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_changes_are_counted_in_every_dtype(dtype: torch.dtype, tmp_path: Path) -> None:
+    paths = []
+    for name, values in (("before", [[0, 1], [1, 1]]), ("after", [[0, 0], [1, 0]])):
+        paths.append(tmp_path / f"{name}.safetensors")
+        save_file({"a": torch.tensor(values).to(dtype), "b": torch.tensor(values[0][1]).to(dtype)}, paths[-1])
+    assert changed_between(*paths) == {"a": (2, 2), "b": (1, 1)}
+
+
+def test_a_tensor_that_is_in_two_shards_or_not_where_the_index_says_is_refused(tmp_path: Path) -> None:
+    """Readers would not agree on which one it is."""
+    for name in ("one", "two"):
+        save_file({"a": torch.ones(2), name: torch.ones(1)}, tmp_path / f"{name}.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {name: f"{name}.safetensors" for name in ("one", "two")}}))
+    with pytest.raises(ValueError, match=r"tensor 'a' is in both one\.safetensors and two\.safetensors"):
+        audit.fingerprint(index)
+    index.write_text(json.dumps({"weight_map": {"a": "one.safetensors", "two": "one.safetensors"}}))
+    with pytest.raises(ValueError, match=r"says that tensor 'two' is in one\.safetensors, but it is not"):
+        audit.fingerprint(index)
+
+
+def test_a_models_weights_are_a_files_after_conversion_or_not(tmp_path: Path, model: nn.Module) -> None:
+    halves = {name: t.half() if t.is_floating_point() else t for name, t in model.state_dict().items()}
+    path = tmp_path / "half.safetensors"
+    save_file(halves, path)
+    assert not same_weights(model, path)  # rounded
+    model.load_state_dict(halves)
+    assert same_weights(model, path)
+    name, weight = next(iter(model.named_parameters()))
+    with torch.no_grad():
+        weight.view(-1)[0] += 0.5
+    assert not same_weights(model, path)
+    model.load_state_dict(halves)
+    save_file({n: t for n, t in halves.items() if n != name}, path)
+    assert not same_weights(model, path)

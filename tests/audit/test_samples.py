@@ -63,7 +63,12 @@ def test_data_are_described_by_hashes_and_counts_alone() -> None:
         "salt_sha256": hashlib.sha256(SALT).hexdigest(),
         "forgotten": {"count": 1, "samples": [hashes[0]], "set": set_hash(hashes[:1])},
         "retained": {"count": 2, "set": set_hash(hashes[1:])},
-        "heldout": {"count": 1, "set": set_hash(audit.sample_hashes(heldout[0], SALT)), "seen_by_unlearning": True},
+        "heldout": {
+            "count": 1,
+            "set": set_hash(audit.sample_hashes(heldout[0], SALT)),
+            "copies": 0,
+            "seen_by_unlearning": True,
+        },
         "copies": 1,  # the last row is the first one again
     }
     alone = audit.data_of([(X, Y)], salt=None)

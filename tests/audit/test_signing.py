@@ -94,7 +94,8 @@ def test_another_key_a_damaged_and_a_missing_signature_differ(
     assert str(wrong_signature(signed, other)).startswith("it names another key: ")
     forged = dataclasses.replace(signed, signature=_with_key_of(signed, audit.sign(unlearned.record, keys("third")[0])))
     assert wrong_signature(forged, public) == "it is not a signature of this content by this key"
-    for value in ("00" * 64, "zz", None, 5):
+    own = signed.signature["value"]
+    for value in ("00" * 64, "zz", "", own.upper(), f"{own} ", f"{own[:64]} {own[64:]}"):
         damaged = dataclasses.replace(signed, signature={**signed.signature, "value": value})
         assert wrong_signature(damaged, public) == "it is not a signature of this content by this key"
     rsa = dataclasses.replace(signed, signature={**signed.signature, "algorithm": "RSA"})

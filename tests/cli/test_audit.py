@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import re
 import stat
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from audited import network, samples
 from command_line import Run, refused
 from fgunlearn import audit
 from fgunlearn.audit.canonical import indented
+from fgunlearn.audit.verifying import WORD
 
 ARCHITECTURE = """
 from torch import nn
@@ -118,11 +120,11 @@ def test_a_record_from_the_command_line_verifies_against_all_its_files(run: Run,
     found = states()
     assert {claim for claim, state in found.items() if state != "verified"} == {
         "signature",
-        "a forget patch makes this change",
+        "a forget patch is for these checkpoints",
         "unlearning degree",
-        "date, machine, versions, seeds, options, times",
+        WORD,
     }
-    assert "12 verified, nothing differs, 4 not checked" in out
+    assert "21 verified, nothing differs, 4 not checked" in out
     assert f"{json.loads(Path('checks.json').read_text())['sha256']}" == done.sha256
     for claim in found:
         assert claim in out
@@ -169,6 +171,62 @@ def test_held_out_data_that_steered_is_told_from_data_that_nothing_looked_at(run
     assert record.metrics["result"]["membership"] is None
 
 
+def test_held_out_data_under_another_name_was_seen_all_the_same(run: Run, folder: Path) -> None:
+    x, y = samples(30, 2)
+    u, v = samples(24, 3)
+    save_file({"x": torch.cat([u, x[:1]]), "y": torch.cat([v, y[:1]])}, "mixed.safetensors")
+    for test, seen, copies in (("heldout", True, 0), ("mixed", True, 0), ("data", False, 60)):
+        assert run(*unlearn(test=f"{test}.safetensors", relearn_steps=0))[0] == 0
+        record = audit.AuditRecord.load("audit.json")
+        assert record.data is not None
+        held = record.data["heldout"]
+        assert (held["seen_by_unlearning"], held["copies"]) == (seen, copies), test
+
+
+def test_the_seed_and_the_options_of_a_record_give_its_result_again(run: Run, folder: Path) -> None:
+    """With dropout, whatever random numbers were drawn before."""
+    text = ARCHITECTURE.replace("nn.ReLU()", "nn.Dropout(0.5)")
+    (folder / "architecture.py").write_text(text)
+    found = []
+    for draws, seed in ((0, 3), (7, 3), (7, 4)):
+        torch.rand(draws)
+        assert run(*unlearn(seed=seed, relearn_steps=0 if draws == 0 else 12, perturb="gaussian"))[0] == 0
+        found.append(audit.AuditRecord.load("audit.json"))
+    assert found[0].result == found[1].result != found[2].result
+    assert found[0].seeds == {"data": 3, "perturbation": 3, "repair": 3}
+    torch.rand(5)
+    assert run(*verify(*FILES, path="audit.json", json="checks.json"))[0] == 0
+
+
+def test_a_record_has_no_path_no_row_and_no_sample(run: Run, folder: Path) -> None:
+    (folder / "secret-place").mkdir()
+    for name in ("data.safetensors", "heldout.safetensors", "ids.txt", "model.safetensors", "retrained.safetensors"):
+        (folder / name).rename(folder / "secret-place" / name)
+    place = folder / "secret-place"
+    Path("secret-place/ids.txt").write_text("17\n23\n")
+    status, _, error = run(
+        *unlearn(
+            model=place / "model.safetensors",
+            data=place / "data.safetensors",
+            heldout=place / "heldout.safetensors",
+            forget=place / "ids.txt",
+            retrained=place / "retrained.safetensors",
+            out=place / "out.safetensors",
+            save_selection=place / "selection.safetensors",
+        )
+    )
+    assert (status, error) == (0, "")
+    text = Path("audit.json").read_text()
+    assert not re.search(r"secret|safetensors|\.txt|/tmp|\bhome\b|" + re.escape(str(folder)), text)
+    document = json.loads(text)
+    assert document["data"]["forgotten"]["count"] == 2
+    numbers = {float(each) for each in re.findall(r"-?\d+\.\d+(?:e[+-]\d+)?", text)}
+    assert not numbers & {*samples(60, 1)[0].flatten().tolist()}
+    assert Path("audit.json.salt").read_text().strip() not in text
+    for value in ('"17"', " 17,", " 23,", " 17\n", " 23\n"):
+        assert value not in text
+
+
 def test_a_salt_is_made_once_and_used_again(run: Run, done: audit.AuditRecord) -> None:
     salt = Path("audit.json.salt")
     assert stat.S_IMODE(salt.stat().st_mode) == 0o600
@@ -201,7 +259,8 @@ def test_a_model_in_a_smaller_dtype_is_recorded_as_it_is_written(run: Run, folde
     record = audit.AuditRecord.load("audit.json")
     assert record.result["0.weight"]["dtype"] == "BF16"
     assert run(*verify(*FILES, json="checks.json"))[0] == 0
-    assert states()["accuracy and membership of the result"] == states()["how many values changed"] == "verified"
+    for claim in ("membership of the result", "how many values changed", "relearning of the retrained model"):
+        assert states()[claim] == "verified"
 
 
 def test_a_result_can_replace_its_base(run: Run, folder: Path) -> None:
@@ -408,7 +467,7 @@ def test_a_patch_and_the_record_of_its_unlearning_match(run: Run, done: audit.Au
     patch = pytest.importorskip("fgunlearn.patch", reason="this fgunlearn has no patches yet")
     patch.create("model.safetensors", "out.safetensors", "forget.patch")
     assert run(*verify(patch="forget.patch", json="checks.json"))[0] == 0
-    assert states()["a forget patch makes this change"] == "verified"
+    assert states()["a forget patch is for these checkpoints"] == "verified"
     patch.create("out.safetensors", "model.safetensors", "back.patch")
     assert run(*verify(patch="back.patch"))[0] == 1
     assert run("audit", "patch", "forget.patch", "patch.json", "--data", FILES["data"], "--forget", "ids.txt")[0] == 0

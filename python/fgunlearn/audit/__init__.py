@@ -11,12 +11,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fgunlearn.audit.document import AuditRecord
+from fgunlearn.audit.evidence import Check, Evidence
 from fgunlearn.audit.fingerprints import fingerprint
 from fgunlearn.audit.making import of_patch, record
 from fgunlearn.audit.patches import patch_hashes
 from fgunlearn.audit.samples import data_of, new_salt, read_salt, sample_hashes, write_salt
 from fgunlearn.audit.signing import SigningKey, sign
-from fgunlearn.audit.verifying import Check, Evidence, verify
+from fgunlearn.audit.verifying import verify
 
 if TYPE_CHECKING:
     from fgunlearn.audit.measuring import RelearningOptions, degree, measured, relearned

@@ -6,37 +6,17 @@ import dataclasses
 import datetime
 import hashlib
 import os
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fgunlearn.audit.canonical import canonical, indented, parse, plain
-from fgunlearn.audit.samples import PLAIN, SALTED
+from fgunlearn.audit.form import check_form
 from fgunlearn.audit.statement import statement
 from fgunlearn.files import replacing
 
 FORMAT = "fgunlearn-audit"
 VERSION = 1
-
-_KINDS = ("unlearn", "patch")
-_OPTIONAL = (
-    *(
-        "data",
-        "method",
-        "selection",
-        "perturbation",
-        "repair",
-        "changed",
-        "patch",
-        "metrics",
-        "relearning",
-        "signature",
-    ),
-)
-_HASH = re.compile(r"[0-9a-f]{64}")
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
 def now() -> str:
@@ -56,7 +36,8 @@ class AuditRecord:
     """What was forgotten, by what change, with which effect: plain data, no sample among it. docs/audit.md explains.
 
     The document is a JSON object of these fields, of "format" and "version", and of two that its hash leaves out:
-    "sha256", the hash itself, and "signature". Equal records have equal documents.
+    "sha256", the hash itself, and "signature". Equal records have equal documents. :mod:`fgunlearn.audit.form` refuses
+    other ones.
 
     Attributes:
         kind: "unlearn", or "patch" for a change that is known by a forget patch.
@@ -106,7 +87,7 @@ class AuditRecord:
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):
             object.__setattr__(self, each.name, plain(getattr(self, each.name)))
-        _check(self)
+        check_form({each.name: getattr(self, each.name) for each in dataclasses.fields(self)})
         if not self.sha256:
             object.__setattr__(self, "sha256", self.digest)
 
@@ -185,65 +166,3 @@ class AuditRecord:
         if not found["sha256"]:
             raise ValueError(f"{what}: sha256 must be 64 hexadecimal digits, got {found['sha256']!r}")
         return record
-
-
-def _check(record: AuditRecord) -> None:
-    """What the checks of :func:`fgunlearn.audit.verify` rely on.
-
-    Raises:
-        TypeError, ValueError: the field is named.
-    """
-    if record.kind not in _KINDS:
-        raise ValueError(f"kind must be one of {', '.join(map(repr, _KINDS))}, got {record.kind!r}")
-    if not isinstance(record.created, str) or _TIME.fullmatch(record.created) is None:
-        raise ValueError(f"created must be a time like 2026-01-31T12:00:00Z, got {record.created!r}")
-    if record.sha256 and (not isinstance(record.sha256, str) or _HASH.fullmatch(record.sha256) is None):
-        raise ValueError(f"sha256 must be 64 hexadecimal digits, got {record.sha256!r}")
-    for each in dataclasses.fields(record):
-        value = getattr(record, each.name)
-        if each.name in ("kind", "created", "sha256") or isinstance(value, dict):
-            continue
-        if value is not None or each.name not in _OPTIONAL:
-            raise TypeError(f"{each.name} must be an object, got {value!r:.80}")
-    for part in ("base", "result"):
-        for name, entry in getattr(record, part).items():
-            if not isinstance(entry, dict) or not _is_hash(entry.get("sha256")):
-                raise ValueError(f"{part}: {name!r} must have a sha256 of 64 hexadecimal digits, got {entry!r:.80}")
-    if record.data is not None:
-        _check_data(record.data)
-
-
-def _check_data(data: Mapping[str, Any]) -> None:
-    if data.get("hash") not in (SALTED, PLAIN):
-        raise ValueError(f"data: hash must be {SALTED!r} or {PLAIN!r}, got {data.get('hash')!r:.80}")
-    if (data["hash"] == SALTED) != _is_hash(data.get("salt_sha256")):
-        raise ValueError(f"data: salt_sha256 must be a hash with {SALTED}, and null with {PLAIN}")
-    forgotten = data.get("forgotten")
-    if not isinstance(forgotten, dict):
-        raise TypeError(f"data: forgotten must be an object, got {forgotten!r:.80}")
-    samples = forgotten.get("samples")
-    if not isinstance(samples, list) or not all(map(_is_hash, samples)):
-        raise ValueError("data: forgotten must have a list of samples, each 64 hexadecimal digits")
-    _check_set(forgotten, "forgotten")
-    for part in ("retained", "heldout"):
-        if data.get(part) is not None:
-            _check_set(data[part], part)
-    if data.get("copies") is not None and not _is_count(data["copies"]):
-        raise ValueError(f"data: copies must be a whole number from 0 on or null, got {data['copies']!r:.80}")
-
-
-def _check_set(found: object, part: str) -> None:
-    if not isinstance(found, dict):
-        raise TypeError(f"data: {part} must be an object, got {found!r:.80}")
-    if not _is_count(found.get("count")):
-        raise ValueError(f"data: {part} must have a count from 0 on, got {found.get('count')!r:.80}")
-    if not _is_hash(found.get("set")):
-        raise ValueError(f"data: {part} must have a set of 64 hexadecimal digits, got {found.get('set')!r:.80}")
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_hash(value: object) -> bool:
-    return isinstance(value, str) and _HASH.fullmatch(value) is not None

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
+from fgunlearn.audit.canonical import canonical
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -37,35 +39,52 @@ def fingerprint(checkpoint: nn.Module | Mapping[str, Tensor] | str | os.PathLike
 
     Raises:
         TypeError: something that is no tensor, sharded over processes, or of a dtype that safetensors does not have.
-        ValueError: a file that is no safetensors file, an index that names a file elsewhere.
+        ValueError: a file that is no safetensors file; an index that names a file elsewhere, or a tensor that is not
+            where it says, or in two files.
         OSError: a file that can't be read.
     """
     if isinstance(checkpoint, (str, os.PathLike)):
-        found = {name: entry for path in files_of(Path(checkpoint)) for name, entry in _of_file(path)}
+        found = {name: entry for path, names in _holders(Path(checkpoint)) for name, entry in _of_file(path, names)}
     else:
         state = checkpoint if isinstance(checkpoint, Mapping) else checkpoint.state_dict()
         found = {name: of_tensor(tensor, name) for name, tensor in state.items()}
     return dict(sorted(found.items()))
 
 
-def files_of(path: Path) -> list[Path]:
-    """The safetensors files of a checkpoint: itself, or those that its index names, each once.
+def fingerprint_hash(found: Fingerprint) -> str:
+    """SHA-256 of a fingerprint's one JSON text, hexadecimal: one name for a whole checkpoint."""
+    return hashlib.sha256(canonical(found)).hexdigest()
+
+
+def _holders(path: Path) -> list[tuple[Path, list[str]]]:
+    """The safetensors files of a checkpoint, itself or those that its index names, with the tensors in each.
+
+    A tensor in two files would be one to some readers and the other to the rest, so there may be none.
 
     Raises:
-        ValueError: an index that is none, or that names a file in another folder.
-        OSError: it can't be read.
+        ValueError, OSError: see :func:`fingerprint`.
     """
     if not path.name.endswith(INDEX):
-        return [path]
+        return [(path, _names(path))]
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()
-        shards = sorted(set(names))
+        places = dict(json.loads(path.read_text(encoding="utf-8"))["weight_map"])
+        shards = sorted(set(places.values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not the index of a sharded checkpoint: {error}") from error
-    for name in shards:
-        if not isinstance(name, str) or Path(name).name != name or name in ("", ".."):
-            raise ValueError(f"{path} names the file {name!r}, which is not one of its own folder")
-    return [path.parent / name for name in shards]
+    for shard in shards:
+        if not isinstance(shard, str) or Path(shard).name != shard or shard in ("", ".."):
+            raise ValueError(f"{path} names the file {shard!r}, which is not one of its own folder")
+    found = [(path.parent / shard, _names(path.parent / shard)) for shard in shards]
+    holders: dict[str, str] = {}
+    for file, names in found:
+        for name in names:
+            if name in holders:
+                raise ValueError(f"{path}: tensor {name!r} is in both {holders[name]} and {file.name}")
+            holders[name] = file.name
+    for name, shard in places.items():
+        if holders.get(name) != shard:
+            raise ValueError(f"{path} says that tensor {name!r} is in {shard}, but it is not")
+    return found
 
 
 def of_tensor(tensor: Tensor, name: str) -> dict[str, Any]:
@@ -109,17 +128,23 @@ def rows_of(tensor: Tensor) -> Any:
     return held.reshape(-1).view(torch.uint8).reshape(len(held), -1).numpy()
 
 
-def changed_between(base: Path, result: Path) -> dict[str, int]:
-    """Per tensor that both checkpoints have with one shape, how many values differ. NaN is NaN.
+def changed_between(base: Path, result: Path) -> dict[str, tuple[int, int]]:
+    """Per tensor that both checkpoints have with one shape, how many values differ, and how many differ in a bit.
+
+    The former takes 0 for -0 and NaN for NaN, the latter does not, as forget patches don't.
 
     Raises:
         ValueError, OSError: a file that can't be read.
     """
-    return {name: int(changed.sum()) for name, changed in _changes(base, result)}
+    return {name: (int(values.sum()), int(bits.sum())) for name, values, bits in _changes(base, result)}
 
 
-def changed_outside(base: Path, result: Path, selection: Selection) -> dict[str, int]:
-    """Per selected-from tensor that both checkpoints have with one shape, how many values changed off the selection.
+def changed_outside(base: Path, result: Path, selection: Selection) -> tuple[dict[str, int], list[str]]:
+    """What changed in both checkpoints that is not selected.
+
+    Returns:
+        Per selected-from tensor that both have with one shape, how many values changed off the selection; and the names
+        of the tensors with changed values that nothing was selected from.
 
     Raises:
         ValueError, OSError: a file that can't be read; a selection without names.
@@ -127,21 +152,53 @@ def changed_outside(base: Path, result: Path, selection: Selection) -> dict[str,
     if selection.names is None:
         raise ValueError("the selection has no names of parameters: it was made from a list of tensors")
     chosen = dict(zip(selection.names, zip(selection.indices, selection.shapes, strict=True), strict=True))
-    counts = {}
-    for name, changed in _changes(base, result):
+    counts, others = {}, []
+    for name, changed, _ in _changes(base, result):
         if name in chosen and tuple(changed.shape) == chosen[name][1]:
             changed.view(-1)[chosen[name][0].cpu().long()] = False
             counts[name] = int(changed.sum())
-    return counts
+        elif bool(changed.any()):
+            others.append(name)
+    return counts, others
 
 
-def _changes(base: Path, result: Path) -> Iterator[tuple[str, Tensor]]:
-    """Per tensor that both have with one shape, bool of that shape, contiguous: where values differ."""
-    before, after = ({n: p for p in files_of(path) for n in _names(p)} for path in (base, result))
+def same_weights(model: nn.Module, path: Path) -> bool:
+    """Whether a model holds a checkpoint's tensors and no others, bit for bit after conversion to its own dtypes."""
+    import torch
+
+    state, places = model.state_dict(), _places(path)
+    if state.keys() != places.keys():
+        return False
+    for name, held in state.items():
+        tensor = _tensor(places[name], name)
+        if tensor.shape != held.shape:
+            return False
+        if not torch.equal(
+            torch.from_numpy(rows_of(tensor.to(held.dtype)[None])), torch.from_numpy(rows_of(held[None]))
+        ):
+            return False
+    return True
+
+
+def _changes(base: Path, result: Path) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Per tensor that both have with one shape, two bools of that shape, contiguous: where values, and bits, differ."""
+    import torch
+
+    before, after = _places(base), _places(result)
     for name in sorted(before.keys() & after.keys()):
         was, now = (_tensor(files[name], name) for files in (before, after))
-        if was.shape == now.shape:
-            yield name, ((was != now) & ~((was != was) & (now != now))).contiguous()
+        if was.shape != now.shape:
+            continue
+        values = ((was != now) & ~((was != was) & (now != now))).contiguous()
+        bits = values
+        if was.dtype == now.dtype:
+            rows = (torch.from_numpy(rows_of(each.reshape(-1, 1))) for each in (was, now))
+            bits = torch.ne(*rows).any(1).reshape(was.shape)
+        yield name, values, bits
+
+
+def _places(path: Path) -> dict[str, Path]:
+    return {name: file for file, names in _holders(path) for name in names}
 
 
 def _dtypes() -> dict[Any, str]:
@@ -164,8 +221,7 @@ def _dtypes() -> dict[Any, str]:
     }
 
 
-def _of_file(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    names = _names(path)  # the library looks whether header and size fit each other
+def _of_file(path: Path, names: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         start = 8 + int.from_bytes(mapped[:8], "little")
         header = json.loads(mapped[8:start])
@@ -178,6 +234,7 @@ def _of_file(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _names(path: Path) -> list[str]:
+    """The tensors of a file, of which the library sees whether header and size fit each other."""
     try:
         with safe_open(path, framework="numpy") as file:
             return list(file.keys())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import fgunlearn
 from fgunlearn.audit.canonical import plain
 from fgunlearn.audit.document import AuditRecord
+from fgunlearn.audit.form import METRICS
 
 if TYPE_CHECKING:
     from fgunlearn.audit.fingerprints import Fingerprint
@@ -81,7 +82,7 @@ def record(
         seeds={**own_seeds, **(seeds or {})},
         versions={**_versions(), "torch": torch.__version__},
         machine=_machine(result),
-        metrics=None if metrics is None else dict(metrics),
+        metrics=None if metrics is None else {**dict.fromkeys(METRICS), **metrics},
         relearning=None if relearning is None else dict(relearning),
         seconds={**result.seconds, **(seconds or {})},
     )
@@ -101,7 +102,7 @@ def of_patch(
 
     Args:
         base: per tensor the hexadecimal SHA-256 of its bytes before; or a mapping with "sha256" and, where they are
-            known, "dtype" and "shape". Tensors that the patch leaves alone may be missing.
+            known, "dtype" and "shape". Of all tensors: one that is missing is a difference to a checkpoint that has it.
         result: the same after it.
         metadata: what else the patch says of itself: plain data, kept as it is.
         data: what :func:`fgunlearn.audit.data_of` returned, where the samples are known.

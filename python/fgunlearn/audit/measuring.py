@@ -8,14 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from fgunlearn.arguments import check_count, check_number
+from fgunlearn.arguments import check_count, check_number, check_seed
 from fgunlearn.audit.canonical import plain
+from fgunlearn.audit.fingerprints import fingerprint, fingerprint_hash
 from fgunlearn.batches import Loader, x_and_y
 from fgunlearn.metrics import Outputs, mia_of, proportion, relearning_check, unlearning_degree
 from fgunlearn.metrics.quantization import check_bits
 from fgunlearn.metrics.relearning import Relearning, RelearnTime
+from fgunlearn.seeding import seeded
 
-RESAMPLES = 1000  # of the intervals of the membership attack
+RESAMPLES = 1000  # of intervals that are not in closed form
 
 _DEGREE = ("acc", "loss", "net", "net_loss", "source_accuracy", "unlearned_accuracy", "source_accuracy_unshifted")
 
@@ -81,8 +83,9 @@ def degree(
     Raises:
         TypeError, ValueError: as that one.
     """
-    found = dataclasses.asdict(unlearning_degree(base, result, forget, gan, heldout, seed=seed))
-    return plain({name: found[name] for name in _DEGREE})
+    degree = unlearning_degree(base, result, forget, gan, heldout, resamples=RESAMPLES, seed=seed)
+    found = dataclasses.asdict(degree)
+    return plain({**{name: found[name] for name in _DEGREE}, "resamples": RESAMPLES, "seed": seed})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,6 +100,7 @@ class RelearningOptions:
         check_every: steps between two looks, to which steps are rounded up.
         bits: that weights are rounded to.
         batch: samples per step, in the loader's order.
+        seed: of what is random on the CPU in a model that is trained, as dropout is; each starts from it.
 
     Raises:
         TypeError, ValueError: what is wrong with which of them.
@@ -109,6 +113,7 @@ class RelearningOptions:
     check_every: int = 4
     bits: int = 8
     batch: int = 32
+    seed: int = 0
 
     def __post_init__(self) -> None:
         check_number(self.tolerance, "tolerance", low=0.0)
@@ -117,6 +122,7 @@ class RelearningOptions:
         for name in ("max_steps", "check_every", "batch"):
             check_count(getattr(self, name), name)
         check_bits(self.bits)
+        check_seed(self.seed)
 
 
 def relearned(
@@ -136,33 +142,37 @@ def relearned(
         options: the defaults if None.
 
     Returns:
-        "options"; "as_is" and "rounded", each with "accuracy" on D_u before any training, by model, "steps" and
-        "reached" for "unlearned" and "retrained" (None without one), and "ratio" of these steps (None where undefined).
+        "options"; "retrained_sha256", of the fingerprint of the reference, None without; "as_is" and "rounded", each
+        with "accuracy" on D_u before any training, by model, "steps" and "reached" for "unlearned" and "retrained"
+        (None without one), "ratio" of these steps (None where undefined), and "target", the loss to be met.
 
     Raises:
         TypeError, ValueError: as that one.
     """
     options = RelearningOptions() if options is None else options
-
     forget = in_batches(forget, options.batch)
 
     def sgd(parameters: Any) -> torch.optim.SGD:
+        # Made once for each model that is trained: all see the same dropout, whichever models there are.
+        torch.default_generator.manual_seed(options.seed)
         return torch.optim.SGD(parameters, options.lr, momentum=options.momentum)
 
-    found = relearning_check(
-        base,
-        result,
-        forget,
-        retrained,
-        bits=options.bits,
-        tolerance=options.tolerance,
-        optimizer=sgd,
-        max_steps=options.max_steps,
-        check_every=options.check_every,
-    )
+    with seeded(options.seed):
+        found = relearning_check(
+            base,
+            result,
+            forget,
+            retrained,
+            bits=options.bits,
+            tolerance=options.tolerance,
+            optimizer=sgd,
+            max_steps=options.max_steps,
+            check_every=options.check_every,
+        )
     return plain(
         {
             "options": {"optimizer": "SGD", **dataclasses.asdict(options)},
+            "retrained_sha256": None if retrained is None else fingerprint_hash(fingerprint(retrained)),
             "as_is": _times(found.plain, found.accuracy),
             "rounded": _times(found.quantized, found.accuracy_quantized),
         }

@@ -171,7 +171,8 @@ def data_of(
     Returns:
         "hash", its name; "salt_sha256", which tells the right salt and nothing about it; "forgotten" with "count",
         "samples" (ascending) and "set"; "retained" and "heldout" with "count" and "set", or None; "copies", how many of
-        the remaining samples are the same as a forgotten one, or None.
+        the remaining samples are the same as a forgotten one, or None. "heldout" has "copies" too, how many of it are
+        in the training data, None without ``retain``, and "seen_by_unlearning", which is ``steered``.
 
     Raises:
         TypeError, ValueError: as :func:`hashes_of`.
@@ -179,7 +180,7 @@ def data_of(
     forgotten = hashes_of(forget, salt, "forget")
     kept = None if retain is None else hashes_of(retain, salt, "retain")
     unseen = None if heldout is None else hashes_of(heldout, salt, "heldout")
-    asked = set(forgotten)
+    asked, trained = set(forgotten), {*forgotten, *(kept or ())}
     return {
         "hash": PLAIN if salt is None else SALTED,
         "salt_sha256": None if salt is None else hashlib.sha256(salt).hexdigest(),
@@ -187,6 +188,11 @@ def data_of(
         "retained": None if kept is None else {"count": len(kept), "set": set_hash(kept)},
         "heldout": None
         if unseen is None
-        else {"count": len(unseen), "set": set_hash(unseen), "seen_by_unlearning": steered},
+        else {
+            "count": len(unseen),
+            "set": set_hash(unseen),
+            "copies": None if kept is None else sum(each in trained for each in unseen),
+            "seen_by_unlearning": steered,
+        },
         "copies": None if kept is None else sum(each in asked for each in kept),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,8 +90,10 @@ def wrong_signature(record: AuditRecord, key: Path, what: str = "key") -> str | 
     if signature.get("key_sha256") != _identity(public):
         return f"it names another key: {signature.get('key_sha256')!r:.80}, where this one is {_identity(public)}"
     try:
+        if re.fullmatch("[0-9a-f]{128}", signature["value"]) is None:
+            raise InvalidSignature
         public.verify(bytes.fromhex(signature["value"]), record.canonical())
-    except (InvalidSignature, KeyError, ValueError, TypeError):
+    except InvalidSignature:
         return "it is not a signature of this content by this key"
     return None
 

@@ -1,4 +1,8 @@
-"""What a record proves and what it does not, in the record's own words."""
+"""What a record proves and what it does not, in the record's own words.
+
+All records of a version of the format have the same words, and a check holds them to that: other words are another
+version.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +20,11 @@ NOT_PROVED = (
     "attacks they stand for, and another attack may find more.",
     "That the base was trained on the samples, or on them alone: no hash of a checkpoint says what it was trained on.",
     "That unlearning is what led from base to result: the same weights can be had in other ways.",
+    "That the model that relearning is compared with was trained without the samples.",
     "That the samples are gone from elsewhere: stored data, caches, backups, other models, or the base itself.",
     "That the result is the model in use.",
-    "That date, machine, versions, seeds, options and times are true: these are the word of whoever wrote the record.",
+    "That method, options, seeds, versions, machine, date and times are true, or that unlearning did not look at the "
+    "held-out samples: these are the word of whoever wrote the record.",
 )
 
 

@@ -91,8 +91,9 @@ class Recording:
         self._salt = Salt.of(options.audit, options.salt, options.plain_hashes)
         unseen, steered = heldout
         if options.test is not None:
-            unseen, steered = load_data(options.test, "--test"), False
+            seen, unseen = unseen, load_data(options.test, "--test")
             check_fits(network, *unseen, "--test")
+            steered = steered and seen is not None and _overlap(seen, unseen)
         self._forget, self._retain = Batches(x[ids], y[ids], BATCH), Batches(x[rest], y[rest], BATCH)
         self._heldout = None if unseen is None else Batches(*unseen, BATCH)
         self._retrained = None if options.retrained is None else load_model(options.retrained, "--retrained", arch)[0]
@@ -161,7 +162,7 @@ class Recording:
             repair=repair,
             options={"arch": self._arch, **options},
             seeds={"data": seed},
-            changed=changed_between(self._model, written),
+            changed={name: bits for name, (_, bits) in changed_between(self._model, written).items()},
             metrics=metrics,
             relearning=relearning,
             seconds={"measure": time.perf_counter() - start},
@@ -183,6 +184,12 @@ class Recording:
             line += f"\nLearning the forgotten again takes {_steps(relearning['as_is'])} steps, "
             line += f"after rounding to int8 {_steps(relearning['rounded'])}."
         return line
+
+
+def _overlap(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
+    """Whether a sample is in both."""
+    hashes, others = (audit.sample_hashes({"x": x, "y": y}, None) for x, y in (one, other))
+    return not set(hashes).isdisjoint(others)
 
 
 def _steps(found: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ from fgunlearn.files import replacing
 from fgunlearn.methods.selective import FORGET_TERM, HELDOUT, PERTURB_REPAIR, RECIPES, Recipe, recipe_for
 from fgunlearn.parameters import trainable
 from fgunlearn.perturb import Gaussian, Perturbation, Reset, Shrink, Zero
+from fgunlearn.seeding import seeded
 from fgunlearn.selection import RandomK, RandomTopK, Strategy, TopK
 from fgunlearn.unlearning import Result, unlearn
 
@@ -82,7 +83,7 @@ def unlearn_command(
     memory_budget: Annotated[
         int | None, typer.Option(min=1, help="Bytes that sums of gradients may take with --memory streaming.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the selection, the noise and the order of the data.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the selection, the noise, the order of the data and dropout.")] = 0,
     audit: Annotated[
         Path | None,
         typer.Option(help="Where to write a record of what was done and what it shows, JSON; see fgunlearn audit."),
@@ -166,18 +167,19 @@ def unlearn_command(
     )
     looked_at = unseen is not None and (named is None or repair.forget != "none")
     recording = None if audit is None else Recording(about, network, model, arch, x, y, ids, rest, (unseen, looked_at))
-    result = unlearn(
-        network,
-        Batches(x[ids], y[ids], batch),
-        remaining,
-        strategy=selecting,
-        perturb=perturbation,
-        repair=repair,
-        heldout_loader=held,
-        progress=True,
-        memory=memory,  # type: ignore[arg-type]
-        memory_budget=memory_budget,
-    )
+    with seeded(seed % 2**64):  # dropout, where the model has it
+        result = unlearn(
+            network,
+            Batches(x[ids], y[ids], batch),
+            remaining,
+            strategy=selecting,
+            perturb=perturbation,
+            repair=repair,
+            heldout_loader=held,
+            progress=True,
+            memory=memory,  # type: ignore[arg-type]
+            memory_budget=memory_budget,
+        )
     with replacing(out) as temporary:
         _write(network, weights, metadata, temporary)
         if save_selection is not None:
