@@ -30,9 +30,9 @@ def results(data: str) -> dict[str, Any]:
     return json.loads((DOCS / "results" / f"compare-{data}" / "results.json").read_text())
 
 
-def is_sweep(name: str) -> bool:
-    """Whether a row is one of the sweeps', and not a method as it is meant to be used."""
-    return ":" in name and "recipe=" not in name
+def is_sweep(row: dict[str, Any]) -> bool:
+    """Whether a row is one of the sweeps', and not a method as it is meant to be used; others' options are tuned."""
+    return row.get("ours", False) and ":" in row["name"] and "recipe=" not in row["name"]
 
 
 def machine(data: str) -> str:
@@ -54,7 +54,7 @@ def summary(data: str, swept: bool) -> str:
     ]
     for section in results(data)["summary"]:
         for row in section["rows"]:
-            if is_sweep(row["name"]) != swept and row["name"] not in (MODELS if swept else ()):
+            if is_sweep(row) != swept and row["name"] not in (MODELS if swept else ()):
                 continue
             lines.append(f"| {section['title']} | {_named(section, row)} | {_figures(row)} |")
     return "\n".join(lines)
