@@ -371,6 +371,7 @@ def test_how_much_changed_is_counted_again(unlearned: Unlearned) -> None:
 def test_a_selection_is_held_against_its_hash_and_what_changed(unlearned: Unlearned, tmp_path: Path) -> None:
     claim, selection = "selected coordinates", unlearned.result.selection
     assert selection is not None
+    assert selection.names is not None
     assert checks(unlearned.record, only(unlearned, "base", "result"))[claim].state == "not checked"
     fewer = Selection(selection.shapes, [index[1:] for index in selection.indices], names=selection.names)
     found = checks(unlearned.record, changed(unlearned, selection=fewer))[claim]
@@ -388,6 +389,10 @@ def test_a_selection_is_held_against_its_hash_and_what_changed(unlearned: Unlear
     outside = checks(record, changed(unlearned, selection=fewer))
     assert outside[claim].state == "verified"
     assert "has 1 changes outside" in outside["nothing else changed"].detail
+    more = Selection([*selection.shapes, (9,)], [*selection.indices, torch.arange(9)], names=[*selection.names, "x"])
+    record = dataclasses.replace(unlearned.record, selection={**selected(more, None), "strategy": None}, sha256="")
+    invented = checks(record, changed(unlearned, selection=more))["nothing else changed"]
+    assert invented.detail == "tensor 'x' of shape [9] is selected from, and the checkpoints have none like it"
     buffers = checks(unlearned.record, unlearned.evidence)["nothing else changed"]
     assert buffers.detail == (
         "no value off the selection but in 1.num_batches_tracked, 1.running_mean, 1.running_var, which the record "

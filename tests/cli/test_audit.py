@@ -320,6 +320,9 @@ def test_the_unlearning_degree_is_recorded_where_an_spdgan_is_given(run: Run, fo
         ({"gan": "nowhere"}, ["--gan", "nowhere"]),
         ({"save_selection": "nowhere/s"}, ["--save-selection", "nowhere"]),
         ({"relearn_steps": -1}, ["--relearn-steps", "-1"]),
+        ({"audit": "out.safetensors"}, ["--audit", "out.safetensors", "--out"]),
+        ({"audit": "./ids.txt"}, ["--audit", "ids.txt", "--forget"]),
+        ({"save_selection": "data.safetensors"}, ["--save-selection", "--data"]),
     ],
 )
 def test_unlearn_refuses_what_it_cant_record(
@@ -348,6 +351,19 @@ def test_a_difference_is_exit_status_1(run: Run, done: audit.AuditRecord) -> Non
     assert "the record's own hash" in out
 
 
+def test_no_name_in_a_record_can_pose_as_a_line_of_the_report(run: Run, done: audit.AuditRecord) -> None:
+    document = json.loads(Path("audit.json").read_text())
+    name = "x\nsignature                 verified\x1b[2J [bold]by the chairman[/nothing]"
+    document["metrics"]["base"]["forget"][name] = 1
+    document["changed"]["buffers"].append(name)
+    Path("audit.json").write_bytes(indented(document))
+    everything = {option: FILES[option] for option in FILES}
+    status, out, _ = run(*verify(**everything))
+    assert status == 1
+    assert "\x1b" not in out
+    assert not [line for line in out.splitlines() if line.strip().startswith("signature") and "verified" in line]
+
+
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
@@ -372,6 +388,7 @@ def test_a_difference_is_exit_status_1(run: Run, done: audit.AuditRecord) -> Non
         ({"selection": "data.safetensors"}, ["data.safetensors", "Selection"]),
         ({"selection": "nowhere"}, ["--selection", "nowhere"]),
         ({"json": "nowhere/checks.json"}, ["--json", "nowhere"]),
+        ({"json": "audit.json"}, ["--json", "audit.json", "AUDIT"]),
         (
             {"base": "model.safetensors", "arch": "architecture:make", "data": "wide.safetensors", "forget": "ids.txt"},
             ["--data", "does not take samples of shape (7,)"],
@@ -426,6 +443,7 @@ def test_a_record_is_signed_when_it_is_made_or_later(run: Run, keys: None) -> No
     options = ("--key", "locked-other.pem", "--password-file", "password")
     assert run("audit", "sign", "audit.json", *options)[0] == 0
     assert run(*verify(key="other-pub.pem"))[0] == 0
+    refused(run("audit", "sign", "audit.json", "--key", "other.pem", "--out", "other.pem"), "--out", "--key")
     refused(run(*verify(key="key.pem")), "--key", "takes the public key")
     refused(run(*verify(key="ids.txt")), "--key", "ids.txt", "no public key")
     refused(run("audit", "sign", "audit.json", "--key", "pub.pem"), "--key", "no private key")
@@ -479,6 +497,16 @@ def test_a_patch_and_the_record_of_its_unlearning_match(run: Run, done: audit.Au
     assert audit.AuditRecord.load("patch.json").kind == "patch"
     refused(run("audit", "patch", "nowhere", "patch.json"), "PATCH_FILE", "nowhere")
     refused(run("audit", "patch", "ids.txt", "patch.json"), "ids.txt")
+    refused(run("audit", "patch", "forget.patch", "nowhere/patch.json"), "AUDIT", "nowhere")
+    refused(run("audit", "patch", "forget.patch", "patch.json", "--plain-hashes"), "--plain-hashes", "--data")
+    refused(run("audit", "patch", "forget.patch", "forget.patch"), "AUDIT", "PATCH_FILE")
+    before = Path("patch.json").read_text()
+    document = json.loads(before)
+    document["patch"]["metadata"] = {"strategy": "another"}
+    Path("patch.json").write_bytes(indented({**document, "sha256": "0" * 64}))
+    status, out, _ = run(*verify(path="patch.json", patch="forget.patch"))
+    assert status == 1
+    assert "the record has other metadata of the patch" in out
 
 
 @pytest.mark.parametrize("command", [["audit"], ["audit", "verify"], ["audit", "sign"], ["audit", "patch"]])

@@ -50,7 +50,13 @@ def _elsewhere(record: AuditRecord, selection: Selection, own: bool, shown: Evid
     if inside(record.repair, "options", "update") == "all":
         return Check(ELSEWHERE, "not checked", "the record says that the repair updates all parameters")
     outside, others = changed_outside(shown.base, shown.result, selection)
-    differences = [f"tensor {name!r} has {count} changes outside" for name, count in outside.items() if count]
+    assert selection.names is not None
+    differences = [
+        f"tensor {name!r} of shape {list(shape)} is selected from, and the checkpoints have none like it"
+        for name, shape in zip(selection.names, selection.shapes, strict=True)
+        if inside(record.base, name, "shape") not in (None, list(shape)) or name not in record.base
+    ]
+    differences += [f"tensor {name!r} has {count} changes outside" for name, count in outside.items() if count]
     buffers = inside(record.changed, "buffers") or ()
     differences += [f"tensor {name!r} changed, and nothing of it is selected" for name in others if name not in buffers]
     # Whether such a tensor is a buffer, no checkpoint says.

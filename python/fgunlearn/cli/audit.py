@@ -24,6 +24,7 @@ from fgunlearn.audit import (
 )
 from fgunlearn.audit.samples import SALTED
 from fgunlearn.cli.salts import Salt, salt_path
+from fgunlearn.files import replacing
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -75,9 +76,12 @@ def verify_command(
     """
     record = _loaded(audit)
     if json is not None:
-        from fgunlearn.cli.inputs import check_folder_of
+        from fgunlearn.cli.inputs import check_apart, check_folder_of
 
         check_folder_of(json, "--json")
+        read = {"AUDIT": audit, "--base": base, "--result": result, "--patch": patch, "--data": data, "--salt": salt}
+        more = {"--forget": forget, "--heldout": heldout, "--retrained": retrained, "--gan": gan, "--key": key}
+        check_apart(json, "--json", {**read, **more, "--selection": selection})
     for option, path in (("--base", base), ("--result", result)):
         if path is not None and not path.is_file():
             raise ValueError(f"{option}: there is no file {path}")
@@ -113,7 +117,10 @@ def sign_command(
     ] = None,
 ) -> None:
     """Sign a record, as it is, with a private key."""
+    from fgunlearn.cli.inputs import check_apart
+
     record = _loaded(audit)
+    check_apart(out, "--out", {"--key": key, "--password-file": password_file})
     password = None
     if password_file is not None:
         try:
@@ -154,24 +161,67 @@ def patch_command(
     It has the hashes of both checkpoints, and with --data and --forget those of the forgotten samples; nothing is
     measured.
     """
+    record = record_patch(
+        patch_file, audit, data=data, forget=forget, salt=salt, plain_hashes=plain_hashes, sign=sign, option="AUDIT"
+    )
+    print(f"The record is in {audit}, its hash {record.sha256}.")
+
+
+def record_patch(
+    patch_file: Path,
+    audit: Path,
+    *,
+    data: Path | None = None,
+    forget: Path | None = None,
+    salt: Path | None = None,
+    plain_hashes: bool = False,
+    sign: Path | None = None,
+    option: str = "--audit",
+) -> AuditRecord:
+    """Writes the record of a forget patch: for every command that has one. Arguments as for ``fgunlearn audit patch``.
+
+    Args:
+        patch_file: of the patch, which is checked.
+        audit: where to write the record.
+        data: training data.
+        forget: rows that were forgotten.
+        salt: of the sample hashes.
+        plain_hashes: go without.
+        sign: private key.
+        option: that names ``audit`` in errors.
+
+    Raises:
+        ImportError: a signature is wanted, and the package cryptography is missing.
+        ValueError: what is wrong with which option.
+        OSError: a file can't be written.
+    """
+    from fgunlearn.cli.inputs import check_apart
+
     key = None if sign is None else SigningKey(sign, "--sign")
+    read = {"PATCH_FILE": patch_file, "--data": data, "--forget": forget, "--salt": salt, "--sign": sign}
+    check_apart(audit, option, read)
     found = _patch(patch_file, "PATCH_FILE")
     if not audit.parent.is_dir() or audit.is_dir():
-        raise ValueError(f"AUDIT: {audit} is no place for a file")
-    secret = Salt.of(audit, salt, plain_hashes)
+        raise ValueError(f"{option}: {audit} is no place for a file")
+    if data is None and (salt is not None or plain_hashes):
+        raise ValueError(f"{'--plain-hashes' if plain_hashes else '--salt'} is about samples: it needs --data")
     held = _rows(data, forget)
+    secret = Salt.of(audit, salt, plain_hashes) if held else None
     record = of_patch(
         found["base"],
         found["result"],
         found["metadata"],
-        data=None if not held else data_of(held["forget"], held.get("retain"), salt=secret.value),
+        data=None if secret is None else data_of(held["forget"], held.get("retain"), salt=secret.value),
         patch_sha256=found["sha256"],
         changed=found["changed"],
     )
-    if held:
-        secret.keep()
-    (record if key is None else key.sign(record)).save(audit)
-    print(f"The record is in {audit}, its hash {record.sha256}.")
+    if key is not None:
+        record = key.sign(record)
+    with replacing(audit) as temporary:
+        temporary.write_bytes(record.text())
+        if secret is not None:
+            secret.keep()
+    return record
 
 
 def _loaded(path: Path) -> AuditRecord:
@@ -277,13 +327,17 @@ def _patch(path: Path, option: str) -> dict[str, Any]:
 def _print(audit: Path, checks: list[Check]) -> None:
     shown = Table("claim", "", "", box=None)
     for check in checks:
-        shown.add_row(check.claim, check.state, check.detail)
-    console = Console(highlight=False)
-    console = Console(width=max(console.width, _WIDTH), highlight=False)
+        shown.add_row(*(_on_one_line(each) for each in (check.claim, check.state, check.detail)))
+    console = Console(width=max(Console().width, _WIDTH), highlight=False, markup=False)
     console.print(shown)
     counts = Counter(check.state for check in checks)
     differs = f"{counts['differs']} differ" if counts["differs"] else "nothing differs"
     console.print(f"{audit}: {counts['verified']} verified, {differs}, {counts['not checked']} not checked")
+
+
+def _on_one_line(text: str) -> str:
+    """With line feeds and what else would move the cursor spelled out: names in a record may be anything."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def _as_json(record: AuditRecord, checks: list[Check]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from rich.table import Table
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fgunlearn.cli.inputs import check_folder_of, load_data, load_ids, load_model
+from fgunlearn.cli.inputs import check_apart, check_folder_of, load_data, load_ids, load_model
 from fgunlearn.cli.recording import Recording, RecordOptions
 from fgunlearn.experiment.data import Batches
 from fgunlearn.files import replacing
@@ -133,6 +133,10 @@ def unlearn_command(
     )
     about.check()
     check_folder_of(save_selection, "--save-selection")
+    read = {"--model": model, "--data": data, "--forget": forget, "--heldout": heldout, "--test": test}
+    kept = {**read, "--retrained": retrained, "--gan": gan, "--sign": sign, "--salt": salt, "--out": out}
+    check_apart(save_selection, "--save-selection", kept)
+    check_apart(audit, "--audit", {**kept, "--save-selection": save_selection})
     network, weights, metadata = load_model(model, "--model", arch)
     trainable(network)
     x, y = load_data(data, "--data")
