@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 import fgunlearn as fg
 from fgunlearn import audit
+from fgunlearn.audit.canonical import indented
 from fgunlearn.seeding import seeded
 
 Batches = list[tuple[Tensor, Tensor]]
@@ -121,3 +123,33 @@ def with_other(document: Any, place: Place, value: Any) -> Any:
     changed = copy.deepcopy(document)
     at(changed, place[:-1])[place[-1]] = value
     return changed
+
+
+def checks(record: audit.AuditRecord, evidence: audit.Evidence | None = None) -> dict[str, audit.Check]:
+    found = audit.verify(record, evidence)
+    assert len({check.claim for check in found}) == len(found)
+    return {check.claim: check for check in found}
+
+
+def altered(unlearned: Unlearned, *place: str | int, value: Any) -> audit.AuditRecord:
+    """The record as someone leaves it who alters it and takes the hash anew."""
+    document = with_other(json.loads(unlearned.record.text()), place, value)
+    return rehashed(document)
+
+
+def rehashed(document: dict[str, Any]) -> audit.AuditRecord:
+    record = audit.AuditRecord.from_text(indented({**document, "sha256": "0" * 64}))
+    return dataclasses.replace(record, sha256=record.digest)
+
+
+def changed(unlearned: Unlearned, **parts: Any) -> audit.Evidence:
+    return dataclasses.replace(unlearned.evidence, **parts)
+
+
+def only(unlearned: Unlearned, *names: str) -> audit.Evidence:
+    return audit.Evidence(**{name: getattr(unlearned.evidence, name) for name in names})
+
+
+def light(unlearned: Unlearned) -> audit.Evidence:
+    """All evidence but what figures are measured with."""
+    return changed(unlearned, base_model=None, result_model=None, retrained=None, gan=None)

@@ -1,117 +1,23 @@
-"""``fgunlearn unlearn --audit`` and ``fgunlearn audit``: a record from the command line, and its checks with their exit
-statuses."""
+"""``fgunlearn unlearn --audit`` and ``fgunlearn audit``: a record from the command line, and its checks."""
 
 from __future__ import annotations
 
-import builtins
 import json
 import re
 import stat
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 import fgunlearn as fg
+from audit_commands import ARCHITECTURE, FILES, states, unlearn, verify
 from audited import network, samples
 from command_line import Run, refused
 from fgunlearn import audit
 from fgunlearn.audit.canonical import indented
 from fgunlearn.audit.verifying import WORD
-
-ARCHITECTURE = """
-from torch import nn
-
-def make():
-    return nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
-"""
-WHY = "the optional package cryptography is not installed (pip install 'fgunlearn[sign]')"
-
-FILES = {
-    "base": "model.safetensors",
-    "result": "out.safetensors",
-    "data": "data.safetensors",
-    "forget": "ids.txt",
-    "heldout": "heldout.safetensors",
-    "arch": "architecture:make",
-    "retrained": "retrained.safetensors",
-    "selection": "selection.safetensors",
-}
-"""All that verifying takes but for keys and patches."""
-
-
-def trained(x: torch.Tensor, y: torch.Tensor) -> nn.Module:
-    torch.manual_seed(0)
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    for _ in range(30):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
-        optimizer.step()
-    return model
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An architecture, a model and one without the forgotten rows, training, held-out and test data, and the rows."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.delitem(sys.modules, "architecture", raising=False)
-    (tmp_path / "architecture.py").write_text(ARCHITECTURE)
-    for name, rows, seed in (("data", 60, 1), ("heldout", 30, 2), ("test", 24, 3)):
-        x, y = samples(rows, seed)
-        save_file({"x": x, "y": y}, f"{name}.safetensors")
-    x, y = samples(60, 1)
-    save_file(trained(x, y).state_dict(), "model.safetensors", metadata={"trained": "yesterday"})
-    save_file(trained(x[12:], y[12:]).state_dict(), "retrained.safetensors")
-    Path("ids.txt").write_text("\n".join(map(str, range(12))))
-    return tmp_path
-
-
-def unlearn(**changes: object) -> list[object]:
-    given: dict[str, object] = {
-        "model": "model.safetensors",
-        "arch": "architecture:make",
-        "data": "data.safetensors",
-        "forget": "ids.txt",
-        "heldout": "heldout.safetensors",
-        "out": "out.safetensors",
-        "audit": "audit.json",
-        "retrained": "retrained.safetensors",
-        "save_selection": "selection.safetensors",
-        "relearn_steps": 12,
-        "ratio": 0.3,
-        **changes,
-    }
-    return ["unlearn", *_as_options(given)]
-
-
-def verify(*names: str, path: str = "audit.json", **changes: object) -> list[object]:
-    return ["audit", "verify", path, *_as_options({**{name: FILES[name] for name in names}, **changes})]
-
-
-def _as_options(given: dict[str, object]) -> list[object]:
-    options: list[object] = []
-    for name, value in given.items():
-        if value is not None:
-            options += [f"--{name.replace('_', '-')}", *([] if value is True else [value])]
-    return options
-
-
-def states(path: str = "checks.json") -> dict[str, str]:
-    return {check["claim"]: check["state"] for check in json.loads(Path(path).read_text())["checks"]}
-
-
-@pytest.fixture
-def done(run: Run, folder: Path) -> audit.AuditRecord:
-    """The record that the command line has just written, with all that it can hold but for a signature and a degree."""
-    status, _, error = run(*unlearn())
-    assert (status, error) == (0, "")
-    return audit.AuditRecord.load("audit.json")
 
 
 def test_a_record_from_the_command_line_verifies_against_all_its_files(run: Run, done: audit.AuditRecord) -> None:
@@ -306,32 +212,6 @@ def test_the_unlearning_degree_is_recorded_where_an_spdgan_is_given(run: Run, fo
     assert "it was measured with another SPD-GAN" in out
 
 
-@pytest.mark.parametrize(
-    ("changes", "parts"),
-    [
-        ({"audit": None}, ["--retrained", "--audit"]),
-        ({"audit": None, "retrained": None, "plain_hashes": True}, ["--plain-hashes", "--audit"]),
-        ({"audit": "nowhere/audit.json"}, ["--audit", "nowhere"]),
-        ({"salt": "nowhere/salt"}, ["--salt", "nowhere"]),
-        ({"salt": "ids.txt"}, ["--salt", "ids.txt", "64 hexadecimal digits"]),
-        ({"salt": "salt", "plain_hashes": True}, ["--salt", "--plain-hashes"]),
-        ({"test": "model.safetensors"}, ["--test", "x and y"]),
-        ({"retrained": "data.safetensors"}, ["--retrained", "does not fit"]),
-        ({"gan": "nowhere"}, ["--gan", "nowhere"]),
-        ({"save_selection": "nowhere/s"}, ["--save-selection", "nowhere"]),
-        ({"relearn_steps": -1}, ["--relearn-steps", "-1"]),
-        ({"audit": "out.safetensors"}, ["--audit", "out.safetensors", "--out"]),
-        ({"audit": "./ids.txt"}, ["--audit", "ids.txt", "--forget"]),
-        ({"save_selection": "data.safetensors"}, ["--save-selection", "--data"]),
-    ],
-)
-def test_unlearn_refuses_what_it_cant_record(
-    run: Run, folder: Path, changes: dict[str, object], parts: list[str]
-) -> None:
-    refused(run(*unlearn(**changes)), *parts)
-    assert not Path("out.safetensors").exists()
-
-
 def test_a_difference_is_exit_status_1(run: Run, done: audit.AuditRecord) -> None:
     assert run(*verify("base", "result"))[0] == 0
     status, out, _ = run(*verify(base="out.safetensors", result="model.safetensors"))
@@ -364,123 +244,6 @@ def test_no_name_in_a_record_can_pose_as_a_line_of_the_report(run: Run, done: au
     assert not [line for line in out.splitlines() if line.strip().startswith("signature") and "verified" in line]
 
 
-@pytest.mark.parametrize(
-    ("changes", "parts"),
-    [
-        ({"path": "nowhere.json"}, ["nowhere.json"]),
-        ({"path": "ids.txt"}, ["ids.txt", "not JSON"]),
-        ({"path": "number.json"}, ["number.json", "not an audit record"]),
-        ({"path": "newer.json"}, ["newer.json", "version 2"]),
-        ({"path": "nan.json"}, ["nan.json", "NaN"]),
-        ({"base": "nowhere"}, ["--base", "nowhere"]),
-        ({"base": "ids.txt"}, ["ids.txt", "safetensors"]),
-        ({"patch": "nowhere"}, ["--patch", "nowhere"]),
-        ({"data": "data.safetensors"}, ["--data", "--forget"]),
-        ({"forget": "ids.txt"}, ["--data", "--forget"]),
-        ({"data": "data.safetensors", "forget": "far.txt"}, ["--forget", "60"]),
-        ({"data": "model.safetensors", "forget": "ids.txt"}, ["--data", "x and y"]),
-        ({"salt": "nowhere"}, ["--salt", "nowhere"]),
-        ({"heldout": "model.safetensors"}, ["--heldout", "x and y"]),
-        ({"base": "model.safetensors", "arch": "nowhere:make"}, ["--arch", "nowhere"]),
-        ({"result": "data.safetensors", "arch": "architecture:make"}, ["--result", "does not fit"]),
-        ({"retrained": "retrained.safetensors"}, ["--retrained", "--arch"]),
-        ({"gan": "gan.safetensors"}, ["--gan", "--arch"]),
-        ({"selection": "data.safetensors"}, ["data.safetensors", "Selection"]),
-        ({"selection": "nowhere"}, ["--selection", "nowhere"]),
-        ({"json": "nowhere/checks.json"}, ["--json", "nowhere"]),
-        ({"json": "audit.json"}, ["--json", "audit.json", "AUDIT"]),
-        (
-            {"base": "model.safetensors", "arch": "architecture:make", "data": "wide.safetensors", "forget": "ids.txt"},
-            ["--data", "does not take samples of shape (7,)"],
-        ),
-    ],
-)
-def test_what_cant_be_read_is_exit_status_2(
-    run: Run, done: audit.AuditRecord, changes: dict[str, Any], parts: list[str]
-) -> None:
-    text = Path("audit.json").read_text()
-    Path("number.json").write_text("5")
-    Path("newer.json").write_text(text.replace('"version": 1', '"version": 2'))
-    Path("nan.json").write_text(text.replace('"version": 1', '"version": NaN'))
-    Path("far.txt").write_text("60\n")
-    save_file({"x": torch.zeros(60, 7), "y": torch.zeros(60, dtype=torch.int64)}, "wide.safetensors")
-    refused(run(*verify(**changes)), *parts)
-
-
-@pytest.fixture
-def keys(folder: Path) -> None:
-    """key.pem and pub.pem, other.pem and other-pub.pem."""
-    pytest.importorskip("cryptography", reason=WHY)
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import (
-        BestAvailableEncryption,
-        Encoding,
-        NoEncryption,
-        PrivateFormat,
-        PublicFormat,
-    )
-
-    for private, public in (("key.pem", "pub.pem"), ("other.pem", "other-pub.pem")):
-        key = Ed25519PrivateKey.generate()
-        Path(private).write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-        Path(f"locked-{private}").write_bytes(
-            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"sesame"))
-        )
-        Path(public).write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-
-
-def test_a_record_is_signed_when_it_is_made_or_later(run: Run, keys: None) -> None:
-    assert run(*unlearn(relearn_steps=0, sign="key.pem"))[0] == 0
-    assert run(*verify(key="pub.pem"))[0] == 0
-    assert run(*verify(key="other-pub.pem"))[0] == 1
-    status, out, _ = run("audit", "sign", "audit.json", "--key", "other.pem", "--out", "signed.json")
-    assert status == 0
-    assert "Signed by the key " in out
-    assert run(*verify(path="signed.json", key="other-pub.pem"))[0] == 0
-    assert run(*verify(key="pub.pem"))[0] == 0  # the first one is as it was
-    Path("password").write_text("sesame\n")
-    refused(run("audit", "sign", "audit.json", "--key", "locked-other.pem"), "--key", "encrypted")
-    options = ("--key", "locked-other.pem", "--password-file", "password")
-    assert run("audit", "sign", "audit.json", *options)[0] == 0
-    assert run(*verify(key="other-pub.pem"))[0] == 0
-    refused(run("audit", "sign", "audit.json", "--key", "other.pem", "--out", "other.pem"), "--out", "--key")
-    refused(run(*verify(key="key.pem")), "--key", "takes the public key")
-    refused(run(*verify(key="ids.txt")), "--key", "ids.txt", "no public key")
-    refused(run("audit", "sign", "audit.json", "--key", "pub.pem"), "--key", "no private key")
-    refused(run("audit", "sign", "audit.json", "--key", "key.pem", "--password-file", "no"), "--password-file", "no")
-    text = Path("audit.json").read_text()
-    Path("audit.json").write_text(text.replace('"data": 0', '"data": 1'))
-    refused(run("audit", "sign", "audit.json", "--key", "key.pem"), "audit.json", "altered")
-
-
-def test_a_signature_that_was_taken_away_is_missed(run: Run, keys: None) -> None:
-    assert run(*unlearn(relearn_steps=0))[0] == 0
-    status, out, _ = run(*verify(key="pub.pem"))
-    assert status == 1
-    assert "the record has no signature" in out
-
-
-def test_without_cryptography_signing_is_refused_before_any_work(
-    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert run(*unlearn(relearn_steps=0))[0] == 0
-    Path("out.safetensors").unlink()
-    real = builtins.__import__
-
-    def missing(name: str, *rest: Any) -> Any:
-        if name.partition(".")[0] == "cryptography":
-            raise ImportError("No module named 'cryptography'")
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
-    said = ("cryptography", "pip install 'fgunlearn[sign]'")
-    refused(run(*unlearn(sign="key.pem")), *said)
-    assert not Path("out.safetensors").exists()
-    refused(run(*verify(key="pub.pem")), *said)
-    refused(run("audit", "sign", "audit.json", "--key", "key.pem"), *said)
-    assert run(*verify())[0] == 0
-
-
 def test_a_patch_and_the_record_of_its_unlearning_match(run: Run, done: audit.AuditRecord) -> None:
     patch = pytest.importorskip("fgunlearn.patch", reason="this fgunlearn has no patches yet")
     patch.create("model.safetensors", "out.safetensors", "forget.patch")
@@ -507,10 +270,3 @@ def test_a_patch_and_the_record_of_its_unlearning_match(run: Run, done: audit.Au
     status, out, _ = run(*verify(path="patch.json", patch="forget.patch"))
     assert status == 1
     assert "the record has other metadata of the patch" in out
-
-
-@pytest.mark.parametrize("command", [["audit"], ["audit", "verify"], ["audit", "sign"], ["audit", "patch"]])
-def test_every_command_has_help(run: Run, command: list[str]) -> None:
-    status, out, _ = run(*command, "--help")
-    assert status == 0
-    assert "Usage" in out
