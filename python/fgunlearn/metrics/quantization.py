@@ -33,9 +33,10 @@ def quantized(model: nn.Module, bits: int = 8) -> nn.Module:
         TypeError: ``model`` is no module, or ``bits`` no int.
         ValueError: bits outside [2, 8]; a weight with a NaN or an infinite value (named).
     """
+    steps = quantization_steps(model, bits)
     rounded = copy.deepcopy(model)
     parameters = dict(rounded.named_parameters())
-    for name, step in quantization_steps(rounded, bits).items():
+    for name, step in steps.items():
         exact, largest = parameters[name].to(step.dtype), 2 ** (bits - 1) - 1
         codes = (exact / step).round().clamp(-largest, largest)
         parameters[name].copy_(torch.where(step > 0, codes * step, torch.zeros_like(exact)))
