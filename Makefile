@@ -87,6 +87,7 @@ $(VENV)/dependencies-$(TAG): $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  "scikit-build-core>=0.10" "pybind11>=2.13" "cmake>=3.24" "ninja>=1.11" \
 	  "numpy>=1.24" "safetensors>=0.4.3" "rich>=13" "typer>=0.12" "scikit-learn>=1.3" "pillow>=10" "matplotlib>=3.8" "jinja2>=3.1" \
+	  "cryptography>=42" \
 	  "nvidia-cuda-cccl>=13.2" "pytest>=8" "hypothesis>=6" "ruff>=0.6" "mypy>=1.11" "clang-format>=18" \
 	  "transformers>=5" "accelerate>=1.1" "lightning>=2.3"
 	@rm -f $(VENV)/dependencies-* $(VENV)/installed-*

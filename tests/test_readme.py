@@ -90,6 +90,18 @@ def test_every_figure_of_the_unlearning_degree_page_is_the_committed_measurement
         degree_page.rendered("nothing")
 
 
+def test_every_figure_of_the_relearning_study_is_the_committed_measurement(
+    script: Callable[[str], ModuleType],
+) -> None:
+    relearning_page = script("relearning_page")
+    page = (ROOT / "docs" / "audit.md").read_text()
+    assert relearning_page.rendered(page) == page
+    with pytest.raises(ValueError, match=r"docs/audit\.md has 0 marks '<!-- figures: machine -->'"):
+        relearning_page.rendered("nothing")
+    some = {"reached": {"mean": 2 / 3}, "steps": {"mean": 150.0, "std": 50.0}}
+    assert relearning_page.steps(some, 200) == "≥ 150±50"
+
+
 def test_every_figure_of_the_page_on_choosing_k_is_the_committed_measurement(
     script: Callable[[str], ModuleType],
 ) -> None:

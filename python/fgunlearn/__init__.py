@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fgunlearn import distributed, methods, metrics, ops
+from fgunlearn import audit, distributed, methods, metrics, ops
 from fgunlearn.optim import SparseOptimizer, clip_grad_norm_, no_drift
 from fgunlearn.perturb import Ascent, Gaussian, Reset, Shrink, Zero, perturb_
 from fgunlearn.selection import RandomK, RandomTopK, Selection, TopK, randomk, score, select, topk
@@ -38,6 +38,7 @@ __all__ = [
     "TopK",
     "Zero",
     "__version__",
+    "audit",
     "build_info",
     "clip_grad_norm_",
     "distributed",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -30,6 +31,22 @@ def check_folder_of(path: Path | None, option: str) -> None:
         raise ValueError(f"{option}: there is no folder {path.parent}")
     if path.is_dir():
         raise ValueError(f"{option}: {path} is a folder")
+
+
+def check_apart(path: Path | None, option: str, others: Mapping[str, Path | None]) -> None:
+    """That what is written is none of the other files.
+
+    Args:
+        path: that is to be written; None for nothing.
+        option: that names it.
+        others: the other files by option.
+
+    Raises:
+        ValueError: it is the file of another option.
+    """
+    for other, given in others.items():
+        if path is not None and given is not None and path.resolve() == given.resolve():
+            raise ValueError(f"{option}: {path} is the file of {other}")
 
 
 def load_model(path: Path, option: str, arch: str) -> tuple[nn.Module, dict[str, Tensor], Metadata]:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 import fgunlearn
+from fgunlearn.cli.audit import app as audit_app
 from fgunlearn.cli.compare import compare_command
 from fgunlearn.cli.inputs import check_folder_of
 from fgunlearn.cli.plan import plan_command
@@ -38,6 +39,7 @@ app.command("compare")(compare_command)
 app.command("tune")(tune_command)
 app.command("plan")(plan_command)
 app.add_typer(spdgan_app, name="spdgan")
+app.add_typer(audit_app, name="audit")
 
 
 def _version(wanted: bool) -> None:

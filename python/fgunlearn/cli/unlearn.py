@@ -14,12 +14,14 @@ from rich.table import Table
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fgunlearn.cli.inputs import check_folder_of, load_data, load_ids, load_model
+from fgunlearn.cli.inputs import check_apart, check_folder_of, load_data, load_ids, load_model
+from fgunlearn.cli.recording import Recording, RecordOptions
 from fgunlearn.experiment.data import Batches
 from fgunlearn.files import replacing
 from fgunlearn.methods.selective import FORGET_TERM, HELDOUT, PERTURB_REPAIR, RECIPES, Recipe, recipe_for
 from fgunlearn.parameters import trainable
 from fgunlearn.perturb import Gaussian, Perturbation, Reset, Shrink, Zero
+from fgunlearn.seeding import seeded
 from fgunlearn.selection import RandomK, RandomTopK, Strategy, TopK
 from fgunlearn.unlearning import Result, unlearn
 
@@ -81,13 +83,60 @@ def unlearn_command(
     memory_budget: Annotated[
         int | None, typer.Option(min=1, help="Bytes that sums of gradients may take with --memory streaming.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the selection, the noise and the order of the data.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the selection, the noise, the order of the data and dropout.")] = 0,
+    audit: Annotated[
+        Path | None,
+        typer.Option(help="Where to write a record of what was done and what it shows, JSON; see fgunlearn audit."),
+    ] = None,
+    salt: Annotated[
+        Path | None,
+        typer.Option(help="Secret for the record's sample hashes, made if it is not there; AUDIT.salt by default."),
+    ] = None,
+    plain_hashes: Annotated[
+        bool, typer.Option("--plain-hashes", help="Hash samples without a salt: who can guess a sample finds it.")
+    ] = False,
+    sign: Annotated[Path | None, typer.Option(help="Ed25519 private key, a PEM file, to sign the record with.")] = None,
+    test: Annotated[
+        Path | None,
+        typer.Option(
+            help="Data that neither training nor unlearning sees, for the record's figures; --heldout if not given."
+        ),
+    ] = None,
+    retrained: Annotated[
+        Path | None,
+        typer.Option(help="Weights of --arch trained without the forgotten rows, for the record's relearning check."),
+    ] = None,
+    gan: Annotated[
+        Path | None, typer.Option(help="What fgunlearn spdgan train wrote, for the record's unlearning degree.")
+    ] = None,
+    relearn_steps: Annotated[
+        int, typer.Option(min=0, help="At most this many steps in the record's relearning check; 0 for none.")
+    ] = 200,
+    save_selection: Annotated[
+        Path | None, typer.Option(help="Where to write the selected coordinates, a safetensors file.")
+    ] = None,
 ) -> None:
     """Forget some rows of the training data, in a model of your own.
 
     The function of --arch is imported with the current folder on the path. The result is written at once: after an
-    error or Ctrl-C, --out is as it was.
+    error or Ctrl-C, --out is as it was, and so is --audit.
     """
+    about = RecordOptions(
+        audit=audit,
+        salt=salt,
+        plain_hashes=plain_hashes,
+        sign=sign,
+        test=test,
+        retrained=retrained,
+        gan=gan,
+        relearn_steps=relearn_steps,
+    )
+    about.check()
+    check_folder_of(save_selection, "--save-selection")
+    read = {"--model": model, "--data": data, "--forget": forget, "--heldout": heldout, "--test": test}
+    kept = {**read, "--retrained": retrained, "--gan": gan, "--sign": sign, "--salt": salt, "--out": out}
+    check_apart(save_selection, "--save-selection", kept)
+    check_apart(audit, "--audit", {**kept, "--save-selection": save_selection})
     network, weights, metadata = load_model(model, "--model", arch)
     trainable(network)
     x, y = load_data(data, "--data")
@@ -106,29 +155,46 @@ def unlearn_command(
     if "heldout" in (recipe, forget_term) and heldout is None:
         option = "--recipe" if recipe == "heldout" else "--forget-term"
         raise ValueError(f"{option} heldout needs --heldout, data never trained on")
-    held = None if heldout is None else Batches(*load_data(heldout, "--heldout"), batch)
+    unseen = None if heldout is None else load_data(heldout, "--heldout")
+    held = None if unseen is None else Batches(*unseen, batch)
     remaining = Batches(x[rest], y[rest], batch, seed=seed, drop_last=True)
-    chosen = _recipe(recipe, forget_term) or recipe_for(network, remaining, held)
+    named = _recipe(recipe, forget_term)
+    chosen = named or recipe_for(network, remaining, held)
+    selecting = _strategy(strategy, chosen.ratio if ratio is None else ratio, score, scope, seed)
+    perturbation = chosen.perturb if perturb is None else _PERTURBATIONS[perturb](0.5 if size is None else size, seed)
     given = {"epochs": epochs, "lr": lr, "forget": forget_term, "weight": weight, "neighbour_layer": neighbour_layer}
-    result = unlearn(
-        network,
-        Batches(x[ids], y[ids], batch),
-        remaining,
-        strategy=_strategy(strategy, chosen.ratio if ratio is None else ratio, score, scope, seed),
-        perturb=chosen.perturb if perturb is None else _PERTURBATIONS[perturb](0.5 if size is None else size, seed),
-        repair=replace(
-            chosen.repair,
-            forget_batch=max(1, batch // chosen.forget_part),
-            seed=seed,
-            **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
-        ),
-        heldout_loader=held,
-        progress=True,
-        memory=memory,  # type: ignore[arg-type]
-        memory_budget=memory_budget,
+    repair = replace(
+        chosen.repair,
+        forget_batch=max(1, batch // chosen.forget_part),
+        seed=seed,
+        **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
     )
-    _write(network, weights, metadata, out)
+    looked_at = unseen is not None and (named is None or repair.forget != "none")
+    recording = None if audit is None else Recording(about, network, model, arch, x, y, ids, rest, (unseen, looked_at))
+    with seeded(seed % 2**64):  # dropout, where the model has it
+        result = unlearn(
+            network,
+            Batches(x[ids], y[ids], batch),
+            remaining,
+            strategy=selecting,
+            perturb=perturbation,
+            repair=repair,
+            heldout_loader=held,
+            progress=True,
+            memory=memory,  # type: ignore[arg-type]
+            memory_budget=memory_budget,
+        )
+    with replacing(out) as temporary:
+        _write(network, weights, metadata, temporary)
+        if save_selection is not None:
+            assert result.selection is not None  # unlearn always selects
+            result.selection.save(save_selection)
+        if recording is not None:
+            how = {"recipe": chosen.name, "batch": batch, "memory": memory, "memory_budget": memory_budget}
+            record = recording.write(result, temporary, selecting, perturbation, repair, how, seed)
     _report(result, chosen, len(ids), out)
+    if recording is not None:
+        Console(highlight=False, soft_wrap=True).print(recording.said(record))
 
 
 def _recipe(name: str, forget_term: str | None) -> Recipe | None:
@@ -154,8 +220,7 @@ def _write(network: nn.Module, before: dict[str, Tensor], metadata: dict[str, st
     state = network.state_dict()
     # The file's own keys and dtypes: a checkpoint that can take the old one's place.
     tensors = {name: state[name].detach().to(value.dtype).contiguous().clone() for name, value in before.items()}
-    with replacing(out) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+    save_file(tensors, out, metadata=metadata)
 
 
 def _report(result: Result, recipe: Recipe, forgotten: int, out: Path) -> None:

@@ -21,6 +21,8 @@ from fgunlearn.metrics.membership import MembershipJudge, losses_auc, membership
 from fgunlearn.metrics.min_k import min_k_prob
 from fgunlearn.metrics.mmd import TwoSampleTest, median_bandwidth, mmd_test, squared_mmd
 from fgunlearn.metrics.outputs import Outputs
+from fgunlearn.metrics.proportion import proportion
+from fgunlearn.metrics.quantization import quantized
 from fgunlearn.metrics.reference import (
     AverageGap,
     average_gap,
@@ -32,6 +34,7 @@ from fgunlearn.metrics.reference import (
     tug_of_war_of,
 )
 from fgunlearn.metrics.relearning import Relearning, RelearnTime, relearn_time
+from fgunlearn.metrics.relearning_check import RelearningCheck, relearning_check
 from fgunlearn.metrics.roc_curve import roc
 from fgunlearn.metrics.shadow_attacks import lira, u_lira
 from fgunlearn.metrics.shadows import ShadowTraining, half_memberships, log_odds_of, train_shadows
@@ -48,6 +51,7 @@ __all__ = [
     "Outputs",
     "RelearnTime",
     "Relearning",
+    "RelearningCheck",
     "ShadowTraining",
     "Similarity",
     "TwoSampleTest",
@@ -75,7 +79,10 @@ __all__ = [
     "nomus",
     "nomus_of",
     "non_member_share",
+    "proportion",
+    "quantized",
     "relearn_time",
+    "relearning_check",
     "retention_of",
     "roc",
     "sample_losses",

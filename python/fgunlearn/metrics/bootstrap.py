@@ -12,7 +12,7 @@ from fgunlearn.arguments import check_count, check_seed
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure and the interval that resampling puts around it: ``low`` to ``high`` hold 95% of the resampled values.
+    """A figure and its 95% interval, ``low`` to ``high``: what resampling the samples puts around it, mostly.
 
     It is about the samples alone: that another seed would have trained another model is not in it.
     """

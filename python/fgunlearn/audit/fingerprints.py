@@ -1,0 +1,247 @@
+"""SHA-256 of every tensor of a checkpoint: of its bytes as a safetensors file holds them, in C order, little-endian.
+
+A forget patch carries the same hashes, so that a patch and a record of the same change can be matched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+
+from fgunlearn.audit.canonical import canonical
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from fgunlearn.selection import Selection
+
+Fingerprint = dict[str, dict[str, Any]]
+"""Per tensor: "dtype" and "shape" as safetensors names them, and "sha256" in hexadecimal."""
+
+INDEX = ".index.json"
+"""How the name of a sharded checkpoint's index ends."""
+
+
+def fingerprint(checkpoint: nn.Module | Mapping[str, Tensor] | str | os.PathLike[str]) -> Fingerprint:
+    """The hashes of all tensors, in the order of their names.
+
+    Args:
+        checkpoint: a model, of which parameters and persistent buffers count (its ``state_dict``); a state dict; or the
+            path of a safetensors file, or of the index of a sharded one (``*.safetensors.index.json``), which is read
+            without torch.
+
+    Raises:
+        TypeError: something that is no tensor, sharded over processes, or of a dtype that safetensors does not have.
+        ValueError: a file that is no safetensors file; an index that names a file elsewhere, or a tensor that is not
+            where it says, or in two files.
+        OSError: a file that can't be read.
+    """
+    if isinstance(checkpoint, (str, os.PathLike)):
+        found = {name: entry for path, names in _holders(Path(checkpoint)) for name, entry in _of_file(path, names)}
+    else:
+        state = checkpoint if isinstance(checkpoint, Mapping) else checkpoint.state_dict()
+        found = {name: of_tensor(tensor, name) for name, tensor in state.items()}
+    return dict(sorted(found.items()))
+
+
+def fingerprint_hash(found: Fingerprint) -> str:
+    """SHA-256 of a fingerprint's one JSON text, hexadecimal: one name for a whole checkpoint."""
+    return hashlib.sha256(canonical(found)).hexdigest()
+
+
+def _holders(path: Path) -> list[tuple[Path, list[str]]]:
+    """The safetensors files of a checkpoint, itself or those that its index names, with the tensors in each.
+
+    A tensor in two files would be one to some readers and the other to the rest, so there may be none.
+
+    Raises:
+        ValueError, OSError: see :func:`fingerprint`.
+    """
+    if not path.name.endswith(INDEX):
+        return [(path, _names(path))]
+    try:
+        places = dict(json.loads(path.read_text(encoding="utf-8"))["weight_map"])
+        shards = sorted(set(places.values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not the index of a sharded checkpoint: {error}") from error
+    for shard in shards:
+        if not isinstance(shard, str) or Path(shard).name != shard or shard in ("", ".."):
+            raise ValueError(f"{path} names the file {shard!r}, which is not one of its own folder")
+    found = [(path.parent / shard, _names(path.parent / shard)) for shard in shards]
+    holders: dict[str, str] = {}
+    for file, names in found:
+        for name in names:
+            if name in holders:
+                raise ValueError(f"{path}: tensor {name!r} is in both {holders[name]} and {file.name}")
+            holders[name] = file.name
+    for name, shard in places.items():
+        if holders.get(name) != shard:
+            raise ValueError(f"{path} says that tensor {name!r} is in {shard}, but it is not")
+    return found
+
+
+def of_tensor(tensor: Tensor, name: str) -> dict[str, Any]:
+    """One tensor's dtype, shape and hash.
+
+    Raises:
+        TypeError: see :func:`fingerprint`.
+    """
+    return {
+        "dtype": dtype_of(tensor, name),
+        "shape": list(tensor.shape),
+        "sha256": hashlib.sha256(memoryview(rows_of(tensor.detach().reshape(1, -1)).reshape(-1))).hexdigest(),
+    }
+
+
+def dtype_of(tensor: Tensor, name: str) -> str:
+    """A tensor's dtype in safetensors' words.
+
+    Raises:
+        TypeError: it is no tensor, sharded over processes, or of a dtype that safetensors does not have.
+    """
+    import torch
+    from torch.distributed.tensor import DTensor
+
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{name!r} must be a tensor, got {type(tensor).__name__}")
+    if isinstance(tensor, DTensor):
+        raise TypeError(f"{name!r} is sharded over processes: hash the checkpoint that was written of it")
+    if tensor.dtype not in _dtypes():
+        raise TypeError(f"{name!r} is {tensor.dtype}, which safetensors has no name for")
+    return _dtypes()[tensor.dtype]
+
+
+def rows_of(tensor: Tensor) -> Any:
+    """The bytes of each row of a tensor, as a NumPy array uint8 (rows, bytes)."""
+    import torch
+
+    held = tensor.detach().cpu().contiguous()
+    if held.numel() == 0:
+        return torch.empty(len(held), 0, dtype=torch.uint8).numpy()
+    return held.reshape(-1).view(torch.uint8).reshape(len(held), -1).numpy()
+
+
+def changed_between(base: Path, result: Path) -> dict[str, tuple[int, int]]:
+    """Per tensor that both checkpoints have with one shape, how many values differ, and how many differ in a bit.
+
+    The former takes 0 for -0 and NaN for NaN, the latter does not, as forget patches don't.
+
+    Raises:
+        ValueError, OSError: a file that can't be read.
+    """
+    return {name: (int(values.sum()), int(bits.sum())) for name, values, bits in _changes(base, result)}
+
+
+def changed_outside(base: Path, result: Path, selection: Selection) -> tuple[dict[str, int], list[str]]:
+    """What changed in both checkpoints that is not selected.
+
+    Returns:
+        Per selected-from tensor that both have with one shape, how many values changed off the selection; and the names
+        of the tensors with changed values that nothing was selected from.
+
+    Raises:
+        ValueError, OSError: a file that can't be read; a selection without names.
+    """
+    if selection.names is None:
+        raise ValueError("the selection has no names of parameters: it was made from a list of tensors")
+    chosen = dict(zip(selection.names, zip(selection.indices, selection.shapes, strict=True), strict=True))
+    counts, others = {}, []
+    for name, changed, _ in _changes(base, result):
+        if name in chosen and tuple(changed.shape) == chosen[name][1]:
+            changed.view(-1)[chosen[name][0].cpu().long()] = False
+            counts[name] = int(changed.sum())
+        elif bool(changed.any()):
+            others.append(name)
+    return counts, others
+
+
+def same_weights(model: nn.Module, path: Path) -> bool:
+    """Whether a model holds a checkpoint's tensors and no others, bit for bit after conversion to its own dtypes."""
+    import torch
+
+    state, places = model.state_dict(), _places(path)
+    if state.keys() != places.keys():
+        return False
+    for name, held in state.items():
+        tensor = _tensor(places[name], name)
+        if tensor.shape != held.shape:
+            return False
+        if not torch.equal(
+            torch.from_numpy(rows_of(tensor.to(held.dtype)[None])), torch.from_numpy(rows_of(held[None]))
+        ):
+            return False
+    return True
+
+
+def _changes(base: Path, result: Path) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Per tensor that both have with one shape, two bools of that shape, contiguous: where values, and bits, differ."""
+    import torch
+
+    before, after = _places(base), _places(result)
+    for name in sorted(before.keys() & after.keys()):
+        was, now = (_tensor(files[name], name) for files in (before, after))
+        if was.shape != now.shape:
+            continue
+        values = ((was != now) & ~((was != was) & (now != now))).contiguous()
+        bits = values
+        if was.dtype == now.dtype:
+            rows = (torch.from_numpy(rows_of(each.reshape(-1, 1))) for each in (was, now))
+            bits = torch.ne(*rows).any(1).reshape(was.shape)
+        yield name, values, bits
+
+
+def _places(path: Path) -> dict[str, Path]:
+    return {name: file for file, names in _holders(path) for name in names}
+
+
+def _dtypes() -> dict[Any, str]:
+    import torch
+
+    return {
+        torch.float64: "F64",
+        torch.float32: "F32",
+        torch.float16: "F16",
+        torch.bfloat16: "BF16",
+        torch.int64: "I64",
+        torch.int32: "I32",
+        torch.int16: "I16",
+        torch.int8: "I8",
+        torch.uint8: "U8",
+        torch.bool: "BOOL",
+        torch.float8_e4m3fn: "F8_E4M3",
+        torch.float8_e5m2: "F8_E5M2",
+        torch.complex64: "C64",
+    }
+
+
+def _of_file(path: Path, names: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        start = 8 + int.from_bytes(mapped[:8], "little")
+        header = json.loads(mapped[8:start])
+        for name in names:
+            about = header[name]
+            low, high = about["data_offsets"]
+            with memoryview(mapped) as whole, whole[start + low : start + high] as part:
+                digest = hashlib.sha256(part).hexdigest()
+            yield name, {"dtype": about["dtype"], "shape": about["shape"], "sha256": digest}
+
+
+def _names(path: Path) -> list[str]:
+    """The tensors of a file, of which the library sees whether header and size fit each other."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return list(file.keys())
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def _tensor(path: Path, name: str) -> Tensor:
+    with safe_open(path, framework="pt") as file:
+        return file.get_tensor(name)
