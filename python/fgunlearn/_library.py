@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import ModuleType
 from typing import Any
-
-import torch
 
 OLDEST_TORCH = (2, 11)
 
 _REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps ."
 
 
-def _torch_version() -> tuple[int, int]:
-    found = re.match(r"(\d+)\.(\d+)", torch.__version__)
+def host() -> ModuleType:
+    """The compiled module without tensors, ``fgunlearn._host``. Needs no torch.
+
+    Raises:
+        ImportError: it is missing; the message says what to do.
+    """
+    try:
+        from fgunlearn import _host
+    except ImportError as error:
+        raise ImportError(
+            f"fgunlearn's compiled module fgunlearn._host can't be imported ({error}). If you are in the source tree, "
+            f"build it with: {_REBUILD}"
+        ) from error
+    return _host
+
+
+def _numbers(version: str) -> tuple[int, int]:
+    found = re.match(r"(\d+)\.(\d+)", version)
     if found is None:
-        raise ImportError(f"fgunlearn: cannot read torch's version {torch.__version__!r}")
+        raise ImportError(f"fgunlearn: cannot read torch's version {version!r}")
     return int(found[1]), int(found[2])
 
 
@@ -30,21 +45,17 @@ def load() -> dict[str, Any]:
         ImportError: torch is older than 2.11, the compiled part is missing, or it can't be loaded; the message says
             which, and what to do.
     """
-    if _torch_version() < OLDEST_TORCH:
+    import torch
+
+    if _numbers(torch.__version__) < OLDEST_TORCH:
         oldest = ".".join(map(str, OLDEST_TORCH))
         raise ImportError(
             f"fgunlearn needs torch >= {oldest}, but torch {torch.__version__} is installed. "
             f"Run: pip install 'torch>={oldest}'"
         )
-    try:
-        from fgunlearn import _host
-    except ImportError as error:
-        raise ImportError(
-            f"fgunlearn's compiled module fgunlearn._host can't be imported ({error}). If you are in the source tree, "
-            f"build it with: {_REBUILD}"
-        ) from error
+    _host = host()
     # Beside _host, not beside this file: an editable install keeps the two apart.
-    path = Path(_host.__file__).parent / "libfgunlearn.so"
+    path = Path(str(_host.__file__)).parent / "libfgunlearn.so"
     if not path.exists():
         raise ImportError(f"fgunlearn's library {path} is missing. Reinstall it: {_REBUILD}")
     try:
@@ -68,6 +79,8 @@ def load() -> dict[str, Any]:
 
 def _load_cuda(path: Path) -> tuple[str | None, str | None]:
     """The path if it was loaded, and why it was not where it is there."""
+    import torch
+
     if not path.exists():
         return None, None
     if torch.version.cuda is None:

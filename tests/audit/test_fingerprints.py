@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fgunlearn import audit
+from fgunlearn.audit.differences import differences
 from fgunlearn.audit.fingerprints import changed_between, changed_outside, same_weights
 from fgunlearn.selection import Selection, topk
 
@@ -124,6 +125,32 @@ def test_changes_are_counted_in_every_dtype(dtype: torch.dtype, tmp_path: Path) 
         paths.append(tmp_path / f"{name}.safetensors")
         save_file({"a": torch.tensor(values).to(dtype), "b": torch.tensor(values[0][1]).to(dtype)}, paths[-1])
     assert changed_between(*paths) == {"a": (2, 2), "b": (1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "bits"),
+    [
+        ("F64", torch.float64, torch.int64),
+        ("F32", torch.float32, torch.int32),
+        ("F16", torch.float16, torch.int16),
+        ("BF16", torch.bfloat16, torch.int16),
+        ("F8_E4M3", torch.float8_e4m3fn, torch.int8),
+        ("F8_E5M2", torch.float8_e5m2, torch.int8),
+    ],
+)
+def test_bytes_tell_which_values_differ_as_comparing_them_does(
+    name: str, dtype: torch.dtype, bits: torch.dtype
+) -> None:
+    last = torch.tensor(torch.finfo(dtype).max, dtype=torch.float64).to(dtype).view(bits)
+    # 0, the smallest number, 1, the largest, and what is behind: infinity and NaNs, or NaN alone.
+    patterns = torch.stack([last * 0, last * 0 + 1, torch.tensor(1.0).to(dtype).view(bits), last, last + 1, last + 2])
+    patterns = torch.cat([patterns, patterns | torch.iinfo(bits).min])
+    was, now = torch.cartesian_prod(patterns, patterns).T.contiguous()
+    a, b = was.view(dtype).double(), now.view(dtype).double()
+    values, told = differences(was.view(torch.uint8).numpy(), now.view(torch.uint8).numpy(), name)
+    assert torch.from_numpy(values).equal((a != b) & ~(a.isnan() & b.isnan()))
+    assert torch.from_numpy(told).equal(was != now)
+    assert 0 < values.sum() < told.sum()
 
 
 def test_a_tensor_that_is_in_two_shards_or_not_where_the_index_says_is_refused(tmp_path: Path) -> None:

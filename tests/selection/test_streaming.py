@@ -13,9 +13,9 @@ from torch.nn import functional as F
 import fgunlearn as fg
 from fgunlearn.benchmarks.select_memory import in_a_process
 from fgunlearn.parameters import trainable
+from fgunlearn.scoring import default_budget
 from fgunlearn.selection import arriving, readings
 from fgunlearn.selection.readings import Source, grouped
-from fgunlearn.selection.streaming import default_budget
 
 Batches = list[tuple[Tensor, Tensor]]
 KINDS = ("grad", "abs_grad", "fisher", "saliency", "fisher_ratio")

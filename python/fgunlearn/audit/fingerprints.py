@@ -13,9 +13,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from fgunlearn.audit.canonical import canonical
+from fgunlearn.audit.differences import DTYPES, differences
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -155,7 +157,7 @@ def changed_outside(base: Path, result: Path, selection: Selection) -> tuple[dic
     counts, others = {}, []
     for name, changed, _ in _changes(base, result):
         if name in chosen and tuple(changed.shape) == chosen[name][1]:
-            changed.view(-1)[chosen[name][0].cpu().long()] = False
+            changed.reshape(-1)[chosen[name][0].cpu().numpy()] = False
             counts[name] = int(changed.sum())
         elif bool(changed.any()):
             others.append(name)
@@ -180,21 +182,36 @@ def same_weights(model: nn.Module, path: Path) -> bool:
     return True
 
 
-def _changes(base: Path, result: Path) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Per tensor that both have with one shape, two bools of that shape, contiguous: where values, and bits, differ."""
+def _changes(base: Path, result: Path) -> Iterator[tuple[str, Any, Any]]:
+    """Per tensor that both have with one shape, two bools of that shape, contiguous: where values, and bits, differ.
+
+    They are NumPy arrays.
+    """
+    before, after = _places(base), _places(result)
+    headers = {path: _header(path) for path in {*before.values(), *after.values()}}
+    for name in sorted(before.keys() & after.keys()):
+        files = before[name], after[name]
+        was, now = (headers[path][1][name] for path in files)
+        if was["shape"] != now["shape"]:
+            continue
+        if was["dtype"] == now["dtype"] and was["dtype"] in DTYPES:
+            first, second = (_bytes(path, *headers[path], name) for path in files)
+            values, bits = differences(first, second, was["dtype"])
+        else:
+            values, bits = _differences(*(_tensor(path, name) for path in files))
+        yield name, values.reshape(was["shape"]), bits.reshape(was["shape"])
+
+
+def _differences(was: Tensor, now: Tensor) -> tuple[Any, Any]:
+    """What :func:`differences` tells, of tensors of any dtypes; where those differ, bits are not looked at."""
     import torch
 
-    before, after = _places(base), _places(result)
-    for name in sorted(before.keys() & after.keys()):
-        was, now = (_tensor(files[name], name) for files in (before, after))
-        if was.shape != now.shape:
-            continue
-        values = ((was != now) & ~((was != was) & (now != now))).contiguous()
-        bits = values
-        if was.dtype == now.dtype:
-            rows = (torch.from_numpy(rows_of(each.reshape(-1, 1))) for each in (was, now))
-            bits = torch.ne(*rows).any(1).reshape(was.shape)
-        yield name, values, bits
+    values = ((was != now) & ~((was != was) & (now != now))).contiguous()
+    bits = values
+    if was.dtype == now.dtype:
+        rows = (torch.from_numpy(rows_of(each.reshape(-1, 1))) for each in (was, now))
+        bits = torch.ne(*rows).any(1)
+    return values.numpy(), bits.numpy()
 
 
 def _places(path: Path) -> dict[str, Path]:
@@ -222,15 +239,26 @@ def _dtypes() -> dict[Any, str]:
 
 
 def _of_file(path: Path, names: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    start, header = _header(path)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        start = 8 + int.from_bytes(mapped[:8], "little")
-        header = json.loads(mapped[8:start])
         for name in names:
             about = header[name]
             low, high = about["data_offsets"]
             with memoryview(mapped) as whole, whole[start + low : start + high] as part:
                 digest = hashlib.sha256(part).hexdigest()
             yield name, {"dtype": about["dtype"], "shape": about["shape"], "sha256": digest}
+
+
+def _header(path: Path) -> tuple[int, dict[str, Any]]:
+    """Where the tensors of a file start, and what it says of each; the library has seen that it can be read."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        return 8 + size, json.loads(file.read(size))
+
+
+def _bytes(path: Path, start: int, header: Mapping[str, Any], name: str) -> Any:
+    low, high = header[name]["data_offsets"]
+    return np.asarray(np.memmap(path, np.uint8, "r")[start + low : start + high])
 
 
 def _names(path: Path) -> list[str]:

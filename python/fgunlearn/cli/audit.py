@@ -23,6 +23,7 @@ from fgunlearn.audit import (
     verify,
 )
 from fgunlearn.audit.samples import SALTED
+from fgunlearn.cli.paths import check_apart, check_file, check_folder_of
 from fgunlearn.cli.salts import Salt, salt_path
 from fgunlearn.files import replacing
 
@@ -76,8 +77,6 @@ def verify_command(
     """
     record = _loaded(audit)
     if json is not None:
-        from fgunlearn.cli.inputs import check_apart, check_folder_of
-
         check_folder_of(json, "--json")
         read = {"AUDIT": audit, "--base": base, "--result": result, "--patch": patch, "--data": data, "--salt": salt}
         more = {"--forget": forget, "--heldout": heldout, "--retrained": retrained, "--gan": gan, "--key": key}
@@ -117,8 +116,6 @@ def sign_command(
     ] = None,
 ) -> None:
     """Sign a record, as it is, with a private key."""
-    from fgunlearn.cli.inputs import check_apart
-
     record = _loaded(audit)
     check_apart(out, "--out", {"--key": key, "--password-file": password_file})
     password = None
@@ -195,8 +192,6 @@ def record_patch(
         ValueError: what is wrong with which option.
         OSError: a file can't be written.
     """
-    from fgunlearn.cli.inputs import check_apart
-
     key = None if sign is None else SigningKey(sign, "--sign")
     read = {"PATCH_FILE": patch_file, "--data": data, "--forget": forget, "--salt": salt, "--sign": sign}
     check_apart(audit, option, read)
@@ -281,7 +276,7 @@ def _models(
             if path is not None:
                 raise ValueError(f"{option} needs --arch, the function that makes the model")
         return {}
-    from fgunlearn.cli.inputs import check_file, load_model
+    from fgunlearn.cli.inputs import load_model
     from fgunlearn.spdgan import SPDGAN
 
     def made(path: Path | None, option: str) -> nn.Module | None:
@@ -311,7 +306,6 @@ def _check_fit(evidence: Evidence) -> None:
 
 
 def _selection(path: Path) -> Any:
-    from fgunlearn.cli.inputs import check_file
     from fgunlearn.selection import Selection
 
     check_file(path, "--selection")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,40 +12,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fgunlearn.batches import evaluation_mode
+from fgunlearn.cli.paths import check_file
 from fgunlearn.experiment.requests import read_rows
 from fgunlearn.metrics.accuracy import checked_logits
 
 Metadata = dict[str, str] | None
-
-
-def check_folder_of(path: Path | None, option: str) -> None:
-    """That a file can be put there.
-
-    Raises:
-        ValueError: its folder does not exist, or it is a folder itself.
-    """
-    if path is None:
-        return
-    if not path.parent.is_dir():
-        raise ValueError(f"{option}: there is no folder {path.parent}")
-    if path.is_dir():
-        raise ValueError(f"{option}: {path} is a folder")
-
-
-def check_apart(path: Path | None, option: str, others: Mapping[str, Path | None]) -> None:
-    """That what is written is none of the other files.
-
-    Args:
-        path: that is to be written; None for nothing.
-        option: that names it.
-        others: the other files by option.
-
-    Raises:
-        ValueError: it is the file of another option.
-    """
-    for other, given in others.items():
-        if path is not None and given is not None and path.resolve() == given.resolve():
-            raise ValueError(f"{option}: {path} is the file of {other}")
 
 
 def load_model(path: Path, option: str, arch: str) -> tuple[nn.Module, dict[str, Tensor], Metadata]:
@@ -150,16 +120,6 @@ def check_fits(network: nn.Module, x: Tensor, y: Tensor, option: str) -> None:
     if smallest < 0 or largest >= classes:
         wrong = smallest if smallest < 0 else largest
         raise ValueError(f"{option}: labels must be in [0, {classes}), the model's classes, got {wrong}")
-
-
-def check_file(path: Path, option: str) -> None:
-    """That there is such a file.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if not path.is_file():
-        raise ValueError(f"{option}: there is no file {path}")
 
 
 def in_one_line(error: Exception) -> str:

@@ -11,19 +11,13 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
 import fgunlearn
-from fgunlearn.cli.audit import app as audit_app
-from fgunlearn.cli.compare import compare_command
-from fgunlearn.cli.inputs import check_folder_of
-from fgunlearn.cli.plan import plan_command
-from fgunlearn.cli.spdgan import app as spdgan_app
-from fgunlearn.cli.tune import tune_command
-from fgunlearn.cli.unlearn import unlearn_command
+from fgunlearn.cli.later import add_later
+from fgunlearn.cli.paths import check_folder_of
 from fgunlearn.files import replacing
 
 BENCHMARKS = ("select", "bracket", "score", "perturb", "update", "streaming", "distributed")
@@ -34,12 +28,34 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Removes chosen training data from a trained model, and measures how far the removal went.",
 )
-app.command("unlearn")(unlearn_command)
-app.command("compare")(compare_command)
-app.command("tune")(tune_command)
-app.command("plan")(plan_command)
-app.add_typer(spdgan_app, name="spdgan")
-app.add_typer(audit_app, name="audit")
+
+LATER = {
+    "unlearn": (
+        "fgunlearn.cli.unlearn:unlearn_command",
+        "Forget some rows of the training data, in a model of your own.",
+    ),
+    "compare": (
+        "fgunlearn.cli.compare:compare_command",
+        "Compare ways to unlearn: forgetting, retention, indistinguishability, and cost against retraining.",
+    ),
+    "tune": (
+        "fgunlearn.cli.tune:tune_command",
+        "Find K, the size of the perturbation and the length of the repair by a criterion without a retrained model.",
+    ),
+    "plan": (
+        "fgunlearn.cli.plan:plan_command",
+        "Say what will fit into memory and how long it takes at the least, before anything is run.",
+    ),
+    "spdgan": (
+        "fgunlearn.cli.spdgan:app",
+        "Shift data slightly off what a model was trained on, and measure how deep an unlearning of it went.",
+    ),
+    "audit": ("fgunlearn.cli.audit:app", "Check the record that an unlearning leaves."),
+}
+"""The commands that other modules hold: where, and the first line of their help."""
+
+for _name, (_place, _summary) in LATER.items():
+    add_later(app, _name, _place, _summary)
 
 
 def _version(wanted: bool) -> None:
@@ -174,6 +190,8 @@ def bench(
         if json is not None:
             report.write(json)
     else:
+        import torch
+
         with torch.profiler.profile() as trace:  # everything that this torch and this machine can record
             benchmark.run(report)
         with replacing(profile) as temporary:
@@ -186,6 +204,8 @@ def bench(
 
 
 def _check_device(device: str) -> None:
+    import torch
+
     try:
         wanted = torch.device(device)
     except RuntimeError:

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fgunlearn.cli.inputs import check_folder_of
+from fgunlearn.cli.paths import check_folder_of
 from fgunlearn.planning.time import groups, readings
 
 if TYPE_CHECKING:

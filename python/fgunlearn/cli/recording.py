@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from fgunlearn import audit
 from fgunlearn.audit.fingerprints import Fingerprint, changed_between
-from fgunlearn.cli.inputs import check_file, check_fits, check_folder_of, load_data, load_model
+from fgunlearn.cli.inputs import check_fits, load_data, load_model
+from fgunlearn.cli.paths import check_file, check_folder_of
 from fgunlearn.cli.salts import Salt
 from fgunlearn.experiment.data import Batches
 from fgunlearn.files import replacing

@@ -15,16 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import fgunlearn
-from fgunlearn.cli.inputs import (
-    check_file,
-    check_fits,
-    check_folder_of,
-    in_one_line,
-    load_data,
-    load_ids,
-    load_model,
-    read_tensors,
-)
+from fgunlearn.cli.inputs import check_fits, in_one_line, load_data, load_ids, load_model, read_tensors
+from fgunlearn.cli.paths import check_file, check_folder_of
 from fgunlearn.cli.study import study
 from fgunlearn.experiment.data import Batches
 from fgunlearn.experiment.results import write_json

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from fgunlearn.cli.inputs import check_folder_of
+from fgunlearn.cli.paths import check_folder_of
 
 if TYPE_CHECKING:
     from fgunlearn.experiment.requests import Request

@@ -14,7 +14,8 @@ from rich.table import Table
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fgunlearn.cli.inputs import check_apart, check_folder_of, load_data, load_ids, load_model
+from fgunlearn.cli.inputs import load_data, load_ids, load_model
+from fgunlearn.cli.paths import check_apart, check_folder_of
 from fgunlearn.cli.recording import Recording, RecordOptions
 from fgunlearn.experiment.data import Batches
 from fgunlearn.files import replacing

@@ -21,9 +21,10 @@ from fgunlearn.distributed.scoring import refuse_nonfinite_over, scores_over, su
 from fgunlearn.distributed.sharded import ShardedSelection
 from fgunlearn.distributed.sources import ReplicaSource, ShardedSource
 from fgunlearn.distributed.streaming import top_streaming_over
+from fgunlearn.scoring import FUSED_KINDS
 from fgunlearn.selection.channels import channels_of
 from fgunlearn.selection.compact import compact_scores, top_of
-from fgunlearn.selection.scores import FUSED_KINDS, check_retain_loader, quotient
+from fgunlearn.selection.scores import check_retain_loader, quotient
 from fgunlearn.selection.selection import Selection
 from fgunlearn.selection.strategies import RandomK, Strategy, TopK, apportion, resolve_k
 from fgunlearn.selection.streaming import Memory, check_loaders

@@ -16,7 +16,8 @@ from fgunlearn.distributed.gradients import arriving_parts, sharded_steps
 from fgunlearn.distributed.layout import Layout, layout_of, local_part
 from fgunlearn.distributed.processes import Processes
 from fgunlearn.progress import track
-from fgunlearn.selection.arriving import CHUNK, Receive, sum_dtype
+from fgunlearn.scoring import CHUNK
+from fgunlearn.selection.arriving import Receive, sum_dtype
 from fgunlearn.selection.readings import Source, Step
 from fgunlearn.selection.scores import damping
 

@@ -14,13 +14,13 @@ from fgunlearn.distributed.layout import Layout, layout_of
 from fgunlearn.distributed.ranking import Parts, digit_bits_of, offsets_of, top_of
 from fgunlearn.distributed.sources import ReplicaSource, ShardedSource
 from fgunlearn.ops.select import index_dtype
+from fgunlearn.scoring import default_budget
 from fgunlearn.selection.ascending import merged
 from fgunlearn.selection.passes import Ranked, key_value, ranked
 from fgunlearn.selection.readings import Readings
 from fgunlearn.selection.streaming import (
     BYTES_PER_COLLECTED,
     ScorePasses,
-    default_budget,
     one_answer,
     raise_first,
     readings_of,

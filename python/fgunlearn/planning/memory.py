@@ -18,8 +18,7 @@ from dataclasses import astuple, dataclass, replace
 
 from fgunlearn.planning.model import ModelSize
 from fgunlearn.planning.setting import STATES, Setting, share_of
-from fgunlearn.selection.arriving import CHUNK
-from fgunlearn.selection.scores import FUSED_KINDS
+from fgunlearn.scoring import CHUNK, FUSED_KINDS
 
 INT64 = 8
 MERGING = INT64 + 1

@@ -7,8 +7,7 @@ from typing import get_args
 
 from fgunlearn.arguments import check_choice, check_count
 from fgunlearn.planning.model import NARROW_LIMIT, ModelSize
-from fgunlearn.selection.strategies import ScoreKind
-from fgunlearn.selection.streaming import default_budget
+from fgunlearn.scoring import ScoreKind, default_budget
 
 STATES = {"sgd": 0, "momentum": 1, "adamw": 2}
 """States of one value per coordinate that an optimizer keeps: none, momenta, two moments."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from fgunlearn.planning.model import ModelSize
 from fgunlearn.planning.rates import Rates
 from fgunlearn.planning.setting import STATES, Setting, share_of
-from fgunlearn.selection.scores import FUSED_KINDS
+from fgunlearn.scoring import FUSED_KINDS
 
 SECTOR = 32
 """Bytes that memory moves for one coordinate, at the least."""

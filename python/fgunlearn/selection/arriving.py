@@ -13,9 +13,6 @@ from fgunlearn.batches import LossFunction, checked_loss
 
 Receive = Callable[[int, Tensor], None]
 
-CHUNK = 2**22
-"""Coordinates of a gradient that are worked on at a time: what that needs beside the gradient is 16 MiB of float32."""
-
 
 def arriving_gradients(
     model: nn.Module, parameters: Mapping[str, nn.Parameter], batch: object, loss_fn: LossFunction, receive: Receive

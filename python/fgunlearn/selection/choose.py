@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from fgunlearn.arguments import check_choice, check_count
 from fgunlearn.batches import Loader, LossFunction, cross_entropy
 from fgunlearn.parameters import trainable
+from fgunlearn.scoring import FUSED_KINDS
 from fgunlearn.selection.channels import channels_of
 from fgunlearn.selection.compact import top_compact
 from fgunlearn.selection.readings import Source
-from fgunlearn.selection.scores import FUSED_KINDS, check_retain_loader, quotient, score, top_scores
+from fgunlearn.selection.scores import check_retain_loader, quotient, score, top_scores
 from fgunlearn.selection.selection import Selection
 from fgunlearn.selection.strategies import RandomK, RandomTopK, Strategy, TopK, apportion, resolve_k
 from fgunlearn.selection.streaming import Memory, check_loaders, top_streaming

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fgunlearn import ops
 from fgunlearn.batches import evaluation_mode
-from fgunlearn.selection.arriving import CHUNK, Scratch, sum_dtype
+from fgunlearn.scoring import CHUNK
+from fgunlearn.selection.arriving import Scratch, sum_dtype
 from fgunlearn.selection.readings import Source
 from fgunlearn.selection.scores import ACCUMULATED, refuse_nonfinite
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from fgunlearn import ops
 from fgunlearn.batches import Loader, LossFunction, batch_size, with_last
 from fgunlearn.progress import track
-from fgunlearn.selection.arriving import CHUNK, Receive, Scratch, arriving_gradients, sum_dtype
+from fgunlearn.scoring import CHUNK, ScoreKind
+from fgunlearn.selection.arriving import Receive, Scratch, arriving_gradients, sum_dtype
 from fgunlearn.selection.passes import KeysChanged
 from fgunlearn.selection.scores import ACCUMULATED, damping
-from fgunlearn.selection.strategies import ScoreKind
 
 Consume = Callable[[int, int, Tensor], None]
 """Takes scores: the parameter's position, the flat index of the first, and they, 1-D; they last as long as the call."""

@@ -22,7 +22,7 @@ from fgunlearn.batches import (
 from fgunlearn.ops.select import unpacked
 from fgunlearn.parameters import trainable
 from fgunlearn.progress import track
-from fgunlearn.selection.strategies import ScoreKind
+from fgunlearn.scoring import ScoreKind
 
 FISHER_RATIO_DAMPING = 1e-3
 """eps of ``fisher_ratio``, in units of the mean of F_r: keeps coordinates that nothing depends on from the top."""
@@ -182,10 +182,6 @@ def accumulate_sums(
     return sums, seen
 
 
-FUSED_KINDS = ("grad", "abs_grad", "fisher")
-"""The scores that :func:`top_scores` takes: sums over batches, with nothing done to them afterwards."""
-
-
 def top_scores(
     model: nn.Module,
     parameters: dict[str, nn.Parameter],
@@ -207,7 +203,7 @@ def top_scores(
         parameters: the model's trainable ones.
         loader: see :func:`score`.
         loss_fn: see :func:`score`.
-        kind: one of ``FUSED_KINDS``.
+        kind: one of ``fgunlearn.scoring.FUSED_KINDS``.
         k: how many of all; or with ``each`` one number per parameter.
         each: select from each parameter by itself.
         progress: see :func:`score`.

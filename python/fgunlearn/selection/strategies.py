@@ -14,13 +14,13 @@ from torch import Tensor
 from fgunlearn import ops
 from fgunlearn.arguments import check_choice, check_seed
 from fgunlearn.parameters import check_tensors, shapes_of
+from fgunlearn.scoring import ScoreKind
 from fgunlearn.seeding import derived_seed
 from fgunlearn.selection.by_channel import Pool, choose_channels
 from fgunlearn.selection.channels import Channels, rows_of
 from fgunlearn.selection.selection import Selection
 
 Scope = Literal["global", "tensor", "channel"]
-ScoreKind = Literal["grad", "abs_grad", "fisher", "saliency", "fisher_ratio"]
 
 
 def _check_size(k: int | None, ratio: float | None) -> None:

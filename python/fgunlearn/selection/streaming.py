@@ -13,6 +13,7 @@ from fgunlearn import ops
 from fgunlearn.batches import Loader, check_read_again, evaluation_mode
 from fgunlearn.ops.bracket import keys_ref
 from fgunlearn.ops.select import index_dtype
+from fgunlearn.scoring import default_budget
 from fgunlearn.selection.ascending import counts_between
 from fgunlearn.selection.passes import KeysChanged, k_largest, place_edges
 from fgunlearn.selection.readings import Groups, OneBatch, Readings, Source
@@ -21,19 +22,11 @@ from fgunlearn.selection.scores import nonfinite
 Memory = Literal["dense", "streaming", "compact"]
 """How scores are held while they are ranked, see :func:`fgunlearn.select`."""
 
-LEAST_BUDGET, BUDGET_SHARE = 2**28, 4
-"""``memory_budget`` of :func:`fgunlearn.select` where none is given: so many bytes, or a 4th of the parameters'."""
-
 BYTES_PER_COLLECTED = 4 * 48
 """A quarter of the budget again for coordinates around the threshold: index, key, place of each, twice, and slots."""
 
 # Histograms of 512 KiB stay in a core's cache; a GPU counts at most 2**13 bins in shared memory.
 _DIGIT_BITS, _DIGIT_BITS_CUDA = 16, 13
-
-
-def default_budget(parameter_bytes: int) -> int:
-    """``memory_budget`` where none is given: it grows with the model, so that the number of groups does not."""
-    return max(LEAST_BUDGET, parameter_bytes // BUDGET_SHARE)
 
 
 def top_streaming(
@@ -49,7 +42,7 @@ def top_streaming(
 
     Returns:
         Indices per parameter, the threshold (of the undivided sums where the kind is one of
-        ``fgunlearn.selection.scores.FUSED_KINDS``; None with ``each``), and the number of samples.
+        ``fgunlearn.scoring.FUSED_KINDS``; None with ``each``), and the number of samples.
 
     Raises:
         ValueError: an empty loader; a score that came out NaN or infinite.
