@@ -20,7 +20,7 @@ NAMES = sorted(set(fg.__all__) - {"__version__", "build_info"})
 PLAN = ["plan", "--params", "8e9", "--k", "0.1%", "--device", "h200"]
 WITHOUT_TORCH = {
     0: [["--version"], ["--help"], ["plan", "--help"], PLAN, ["audit", "--help"], ["audit", "verify", "--help"]],
-    2: [["nothing"], ["audit", "verify", "nowhere.json"], ["demo", "--seeds", "0"], ["bench", "everything"]],
+    2: [["nothing"], ["audit", "verify", "nowhere.json"], ["bench", "everything"]],
 }
 """Command lines by their exit status."""
 
@@ -94,6 +94,26 @@ def test_checkpoints_are_verified_where_there_is_no_torch(tmp_path: Path) -> Non
 def test_python_m_is_the_command_line() -> None:
     done = subprocess.run([sys.executable, "-m", "fgunlearn", "--version"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"fgunlearn {fg.__version__}\n", "")
+
+
+def test_any_name_can_be_the_first_to_be_used() -> None:
+    """In whichever order modules import each other then. A fork of one process each, which has torch, for speed."""
+    out = run(
+        "import fgunlearn, torch, os, traceback\n"
+        "assert 'fgunlearn.ops' not in __import__('sys').modules\n"
+        f"for name in {sorted({*NAMES, *fg._MODULES} - {'patch'})}:\n"
+        "    child = os.fork()\n"
+        "    if child == 0:\n"
+        "        try:\n"
+        "            getattr(fgunlearn, name)\n"
+        "        except BaseException:\n"
+        "            traceback.print_exc()\n"
+        "            os._exit(1)\n"
+        "        os._exit(0)\n"
+        "    assert os.waitpid(child, 0)[1] == 0, name\n"
+        "print('all')"
+    )
+    assert out == "all\n"
 
 
 def test_names_ops_and_modules_are_there_where_torch_comes_later() -> None:

@@ -1,8 +1,8 @@
 """fgunlearn: removes chosen training data from a trained model by perturbing and repairing a few of its parameters.
 
-A name is imported when it is first used, so that what needs no torch, as audit records do, does without: importing
-torch takes seconds. ``torch.ops.fgunlearn`` is there from the import of this package on if torch was imported before
-it. Otherwise it comes with the first use of a name that needs torch; ``import fgunlearn.ops`` is enough.
+Where torch has been imported before this package, everything is imported with it. Otherwise a name is imported when it
+is first used, so that what needs no torch, as audit records do, does without: importing torch takes seconds. Then
+``torch.ops.fgunlearn`` comes with the first use of a name that needs torch; ``import fgunlearn.ops`` is enough.
 """
 
 import importlib
@@ -100,5 +100,6 @@ __all__ = [
     "unlearn",
 ]
 
-if sys.modules.get("torch") is not None:
-    importlib.import_module(f"{__name__}.ops")
+if sys.modules.get("torch") is not None:  # now, and not in the midst of what someone may be measuring
+    for _name in __all__:
+        getattr(sys.modules[__name__], _name)

@@ -1,4 +1,4 @@
-"""The command line: ``fgunlearn demo | unlearn | spdgan | bench | info``."""
+"""The command line: ``fgunlearn`` or ``python -m fgunlearn``, and its commands."""
 
 from fgunlearn.cli.main import main
 
