@@ -25,7 +25,7 @@ WITHOUT_TORCH = {
 """Command lines by their exit status."""
 
 COMMANDS = """
-import json, sys
+import sys
 from fgunlearn.cli import main
 
 def run(*arguments):
@@ -37,7 +37,7 @@ def run(*arguments):
 """
 
 CHECK = """
-import importlib, types
+import importlib
 
 def check():
     for name in fgunlearn.__all__:
@@ -99,8 +99,8 @@ def test_python_m_is_the_command_line() -> None:
 def test_any_name_can_be_the_first_to_be_used() -> None:
     """In whichever order modules import each other then. A fork of one process each, which has torch, for speed."""
     out = run(
-        "import fgunlearn, torch, os, traceback\n"
-        "assert 'fgunlearn.ops' not in __import__('sys').modules\n"
+        "import fgunlearn, torch, os, sys, traceback\n"
+        "assert 'fgunlearn.ops' not in sys.modules\n"
         f"for name in {sorted({*NAMES, *fg._MODULES} - {'patch'})}:\n"
         "    child = os.fork()\n"
         "    if child == 0:\n"
