@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from fgunlearn.audit.canonical import canonical
+from fgunlearn.canonical_json import canonical
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -20,6 +20,7 @@ import fgunlearn
 from fgunlearn.cli.audit import app as audit_app
 from fgunlearn.cli.compare import compare_command
 from fgunlearn.cli.inputs import check_folder_of
+from fgunlearn.cli.patch import app as patch_app
 from fgunlearn.cli.plan import plan_command
 from fgunlearn.cli.spdgan import app as spdgan_app
 from fgunlearn.cli.tune import tune_command
@@ -40,6 +41,7 @@ app.command("tune")(tune_command)
 app.command("plan")(plan_command)
 app.add_typer(spdgan_app, name="spdgan")
 app.add_typer(audit_app, name="audit")
+app.add_typer(patch_app, name="patch")
 
 
 def _version(wanted: bool) -> None:
