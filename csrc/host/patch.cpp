@@ -13,11 +13,17 @@ constexpr int64_t kBlock = 8;  // words compared at once
 }  // namespace
 
 bool GapReader::read(int64_t* position, Flaw* flaw) {
+  if (flaw_.empty() && next_position(position)) return true;
+  *flaw = flaw_;
+  return false;
+}
+
+bool GapReader::next_position(int64_t* position) {
   uint64_t gap = 0;
   int length = 0;
   for (;;) {
     if (next_ == end_) {
-      *flaw = "positions end too early";
+      flaw_ = "positions end too early";
       return false;
     }
     const uint8_t byte = *next_++;
@@ -25,24 +31,24 @@ bool GapReader::read(int64_t* position, Flaw* flaw) {
     ++length;
     if (byte < 0x80) {
       if (byte == 0 && length > 1) {
-        *flaw = "a position is written with more bytes than it needs";
+        flaw_ = "a position is written with more bytes than it needs";
         return false;
       }
       break;
     }
     if (length == kLongest) {
-      *flaw = "a position has more than 63 bits";
+      flaw_ = "a position has more than 63 bits";
       return false;
     }
   }
   if (last_ >= 0 && gap == 0) {
-    *flaw = "index " + std::to_string(last_) + " comes twice";
+    flaw_ = "index " + std::to_string(last_) + " comes twice";
     return false;
   }
   // Nine bytes are at most 2**63 - 1, and so is last_: the sum fits into 64 bits without a sign.
   const uint64_t sum = gap + static_cast<uint64_t>(std::max<int64_t>(last_, 0));
   if (sum >= static_cast<uint64_t>(numel_)) {
-    *flaw = "index " + std::to_string(sum) + " is out of range for " + std::to_string(numel_) + " elements";
+    flaw_ = "index " + std::to_string(sum) + " is out of range for " + std::to_string(numel_) + " elements";
     return false;
   }
   last_ = static_cast<int64_t>(sum);

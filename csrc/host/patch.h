@@ -25,14 +25,18 @@ class GapReader {
   bool at_end() const { return next_ == end_; }
   int64_t bytes_left() const { return end_ - next_; }
 
-  // Moves to the next position; false leaves a flaw.
+  // Moves to the next position; false leaves a flaw. After the first flaw there is no further position: whoever reads
+  // on gets the same flaw again, and Exchange never sees a position behind its piece.
   bool read(int64_t* position, Flaw* flaw);
 
  private:
+  bool next_position(int64_t* position);
+
   const uint8_t* next_;
   const uint8_t* end_;
   int64_t numel_;
   int64_t last_ = -1;
+  Flaw flaw_;
 };
 
 // Whether gaps are exactly `count` positions of a tensor with `numel` elements, in the one way there is to write them.

@@ -7,7 +7,6 @@ before it is used.
 from __future__ import annotations
 
 import contextlib
-import math
 import mmap
 import os
 import stat
@@ -54,7 +53,7 @@ class StoredTensor:
     @property
     def numel(self) -> int:
         """Number of elements."""
-        return math.prod(self.shape)
+        return bounded_numel(self.shape)
 
 
 @dataclass(frozen=True)
@@ -128,11 +127,9 @@ def read_weights(path: Path) -> WeightsFile:
         ValueError: it is no safetensors file, or damaged; it says how.
         OSError: it can't be read.
     """
+    check_regular(path)
     with path.open("rb") as file:
-        about = os.fstat(file.fileno())
-        if not stat.S_ISREG(about.st_mode):
-            raise ValueError(f"{path} is not a regular file")
-        size = about.st_size
+        size = os.fstat(file.fileno()).st_size
         prefix = file.read(8)
         length = int.from_bytes(prefix, "little")
         if len(prefix) < 8 or length > min(size - 8, _LARGEST_HEADER):
@@ -159,6 +156,17 @@ def read_weights(path: Path) -> WeightsFile:
     if end != size:
         raise ValueError(f"{path} is cut off or has more than its tensors: {size} bytes, its header says {end}")
     return WeightsFile(path, size, data, tuple(tensors), metadata)
+
+
+def check_regular(path: Path) -> None:
+    """That a path is a file's: opening a pipe would wait for its other end.
+
+    Raises:
+        ValueError: it is something else.
+        OSError: there is nothing.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError(f"{path} is not a regular file")
 
 
 def _stored(path: Path, name: str, entry: Any, data: int) -> StoredTensor:
@@ -200,6 +208,7 @@ def bounded_numel(shape: Sequence[int]) -> int:
 
 
 def _weight_map(path: Path) -> dict[str, str]:
+    check_regular(path)
     if path.stat().st_size > _LARGEST_INDEX:
         raise ValueError(f"{path} is too large to be the index of a checkpoint")
     index = parse(path.read_bytes(), str(path))

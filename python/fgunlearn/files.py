@@ -31,8 +31,22 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(written.fileno())
         temporary.replace(target)
         sync_folder(target.parent)
+    except OSError as error:
+        if error.filename is None:  # a lack of space doesn't say where
+            error.filename = str(target)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def reserve(descriptor: int, size: int) -> None:
+    """Takes up the space of a file's first ``size`` bytes now, so that a lack of it is told before the work.
+
+    Raises:
+        OSError: there is not enough.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
 
 
 def umask() -> int:

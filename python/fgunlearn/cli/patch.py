@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fgunlearn import patch as patches
+from fgunlearn.checkpoint_files import read_checkpoint
 from fgunlearn.files import replacing
 
 app = typer.Typer(
@@ -43,24 +44,22 @@ def create(
     patch_file: Annotated[Path, typer.Argument(metavar="PATCH_FILE", help="Where to write the forget patch.")],
     note: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=TEXT", help="Something to say in the patch, such as strategy=topk; may be repeated."),
+        typer.Option(metavar="NAME=TEXT", help="Something to say in the patch, as strategy=topk; may be repeated."),
     ] = None,
     audit: Record = None,
 ) -> None:
     """Write the patch that makes RESULT of BASE."""
-    _check_record(audit, {"BASE": base, "RESULT": result, "PATCH_FILE": patch_file})
+    _check_record(audit, {"PATCH_FILE": patch_file}, {"BASE": base, "RESULT": result})
     found = patches.create(base, result, patch_file, metadata=_notes(note or []))
     print(f"{found.changed} of {_total(found)} values change: {patch_file}, {found.size} bytes.")
     _record(patch_file, audit)
 
 
 @app.command()
-def apply(
-    base: Base, patch_file: PatchFile, out: Out = None, in_place: InPlace = False, audit: Record = None
-) -> None:
+def apply(base: Base, patch_file: PatchFile, out: Out = None, in_place: InPlace = False, audit: Record = None) -> None:
     """Make of BASE what the patch says, in OUT or in place; BASE must be the checkpoint that it was made from."""
     _check_out(out, in_place)
-    _check_record(audit, {"BASE": base, "PATCH_FILE": patch_file, "OUT": out})
+    _check_record(audit, {"PATCH_FILE": patch_file, "OUT": out}, {"BASE": base})
     found = patches.apply(base, patch_file, out, in_place=in_place)
     print(f"{found.changed} of {_total(found)} values changed: {base if out is None else out}.")
     _record(patch_file, audit)
@@ -104,11 +103,12 @@ def inspect(
             share = f"{tensor.changed / tensor.numel:.3%}"
             shape = " x ".join(map(str, tensor.shape)) or "scalar"
             shown.add_row(_line(tensor.name), tensor.dtype, shape, str(tensor.changed), str(tensor.numel), share)
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     console.print(f"{patch_file}: {found.size} bytes, SHA-256 {found.sha256}")
     for name, value in found.metadata.items():
         console.print(f"{_line(name)}: {_line(str(value))}")
-    console.print(f"{found.changed} of {_total(found)} values change, in {shown.row_count} of {len(found.tensors)} tensors")
+    tensors = f"{shown.row_count} of {len(found.tensors)} tensors"
+    console.print(f"{found.changed} of {_total(found)} values change, in {tensors}")
     if shown.row_count:
         console.print(shown)
 
@@ -152,17 +152,22 @@ def _check_out(out: Path | None, in_place: bool) -> None:
         raise ValueError("name OUT, the file to write, or give --in-place")
 
 
-def _check_record(audit: Path | None, others: dict[str, Path | None]) -> None:
+def _check_record(audit: Path | None, others: dict[str, Path | None], checkpoints: dict[str, Path]) -> None:
     if audit is None:
         return
     if not audit.parent.is_dir() or audit.is_dir():
         raise ValueError(f"--audit: {audit} is no place for a file")
-    _check_apart(audit, "--audit", others)
+    _check_apart(audit, "--audit", {**others, **checkpoints})
+    for argument, path in checkpoints.items():
+        for file in read_checkpoint(path).files:
+            _check_apart(audit, "--audit", {f"a file of {argument}": file.path})
 
 
 def _check_apart(path: Path, option: str, others: dict[str, Path | None]) -> None:
     for other, given in others.items():
-        if given is not None and (path.resolve() == given.resolve() or (path.exists() and given.exists() and path.samefile(given))):
+        if given is None:
+            continue
+        if path.resolve() == given.resolve() or (path.exists() and given.exists() and path.samefile(given)):
             raise ValueError(f"{option}: {path} is {other} as well")
 
 

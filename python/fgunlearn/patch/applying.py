@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fgunlearn.checkpoint_files import WeightsFile, mapped, read_checkpoint
-from fgunlearn.files import replacing, sync_folder, umask
+from fgunlearn.files import replacing, reserve, sync_folder, umask
 from fgunlearn.patch.creating import check_target
-from fgunlearn.patch.exchange import Data, Direction, Pair, match, walk_all, written_whole
+from fgunlearn.patch.exchange import Direction, Pair, match, walk_all, written_whole
 from fgunlearn.patch.format import Patch, read_patch
 from fgunlearn.patch.in_place import change_in_place
 from fgunlearn.patch.journal import refuse_unfinished
@@ -107,10 +107,9 @@ def _write(file: WeightsFile, pairs: list[Pair], target: Path, direction: Direct
     """Writes what becomes of one file of a checkpoint, down to the disk."""
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT, 0o666)
     try:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(descriptor, 0, file.size)  # a lack of space is told now, not after the work
+        reserve(descriptor, file.size)
 
-        def write(data: Data, offset: int) -> None:
+        def write(data: memoryview, offset: int) -> None:
             written_whole(descriptor, data, offset)
 
         with mapped(file.path, file.size) as source:
@@ -143,6 +142,10 @@ def _new_folder(path: Path) -> Iterator[Path]:
         sync_folder(temporary)
         temporary.rename(path)
         sync_folder(path.parent)
+    except OSError as error:
+        if error.filename is None:  # a lack of space doesn't say where
+            error.filename = str(path)
+        raise
     finally:
         if temporary.exists():
             shutil.rmtree(temporary)

@@ -18,8 +18,8 @@ from fgunlearn.checkpoint_files import (
     pieces,
     read_checkpoint,
 )
-from fgunlearn.patch.format import Patch, TensorChange, read_patch, write_patch
-from fgunlearn.patch.journal import refuse_unfinished
+from fgunlearn.patch.format import Patch, TensorChange, metadata_text, read_patch, write_patch
+from fgunlearn.patch.journal import refuse_unfinished, unfinished
 from fgunlearn.patch.threads import Stop, for_each
 
 _Found = tuple[TensorChange, dict[str, bytes]]
@@ -48,9 +48,10 @@ def create(
 
     Raises:
         TypeError, ValueError: checkpoints that are not readable, or whose tensors differ in name, dtype or shape
-            (named); metadata that is no plain data; ``patch_file`` would replace what is read.
+            (named); metadata that is no plain data, or holds NaN; ``patch_file`` would replace what is read.
         OSError: a file can't be read or written. ``patch_file`` is then as it was.
     """
+    text = metadata_text({} if metadata is None else metadata)
     before, after = read_checkpoint(base), read_checkpoint(new)
     check_target(Path(patch_file), "patch_file", before, after)
     for checkpoint in (before, after):
@@ -62,7 +63,7 @@ def create(
     found = for_each(pairs, _difference)
     changes = [change for change, _ in found]
     parts = {change.name: held for change, held in found if change.changed}
-    write_patch(patch_file, changes, parts, {} if metadata is None else metadata)
+    write_patch(patch_file, changes, parts, text)
     return read_patch(patch_file)
 
 
@@ -76,6 +77,11 @@ def check_target(path: Path, argument: str, *read: CheckpointFiles) -> None:
         raise ValueError(f"{argument}: {path} is a folder")
     if not path.parent.is_dir():
         raise ValueError(f"{argument}: there is no folder {path.parent}")
+    for journal, _ in unfinished(path):  # which would later be taken for one of the new file
+        raise ValueError(
+            f"{argument}: a change of {path} in place is going on or was interrupted, {journal.name} says: bring it "
+            "back with fgunlearn patch recover first, or remove both"
+        )
     if path.exists():
         for checkpoint in read:
             for each in (checkpoint.path, *(file.path for file in checkpoint.files)):

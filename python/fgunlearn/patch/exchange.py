@@ -8,16 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fgunlearn import _host
 from fgunlearn.checkpoint_files import PIECE, WIDTHS, CheckpointFiles, StoredTensor, WeightsFile, let_go, mapped, pieces
 from fgunlearn.patch.format import Patch, TensorChange
 from fgunlearn.patch.threads import Stop, for_each
 
-Data = memoryview | NDArray[np.uint8]
 Pair = tuple[StoredTensor, TensorChange]
-Write = Callable[[Data, int], None]
+Write = Callable[[memoryview, int], None]
 
 
 @dataclass(frozen=True)
@@ -44,9 +42,9 @@ class Direction:
 
     def exchange(self, file: memoryview, change: TensorChange) -> _host.Exchange:
         """What changes a tensor, from the patch's bytes; they must outlive it."""
-        parts = [self.patch.part(file, change.name, which) for which in ("gaps", "old", "new")]
-        gaps, values = parts[0], parts[:0:-1] if self.back else parts[1:]
-        return _host.Exchange(gaps, *values, WIDTHS[change.dtype], change.numel)
+        gaps, old, new = (self.patch.part(file, change.name, which) for which in ("gaps", "old", "new"))
+        start, end = (new, old) if self.back else (old, new)
+        return _host.Exchange(gaps, start, end, WIDTHS[change.dtype], change.numel)
 
 
 def match(checkpoint: CheckpointFiles, patch: Patch) -> list[tuple[WeightsFile, list[Pair]]]:
@@ -116,10 +114,10 @@ def walk(
     for begin, end in pieces(tensor.begin, tensor.end, tensor.width):
         stop.check()
         with source[begin:end] as piece:
-            out: Data = piece
+            out = piece
             if exchange is not None and wrong is None and exchange.next_changes((end - begin) // tensor.width):
-                out = held[: end - begin]
-                out[:] = np.frombuffer(piece, np.uint8)
+                held[: end - begin] = np.frombuffer(piece, np.uint8)  # without the interpreter's lock
+                out = held[: end - begin].data
                 try:
                     exchange.put(out)
                 except ValueError as error:
@@ -148,13 +146,12 @@ def walk(
         )
 
 
-def written_whole(descriptor: int, data: Data, offset: int) -> None:
+def written_whole(descriptor: int, data: memoryview, offset: int) -> None:
     """Writes bytes at an offset of a file, all of them.
 
     Raises:
         OSError: it can't, such as for lack of space.
     """
-    with memoryview(data).cast("B") as view:
-        done = 0
-        while done < len(view):
-            done += os.pwrite(descriptor, view[done:], offset + done)
+    done = 0
+    while done < len(data):
+        done += os.pwrite(descriptor, data[done:], offset + done)

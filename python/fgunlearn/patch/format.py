@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -129,7 +130,7 @@ def read_patch(path: str | os.PathLike[str]) -> Patch:
                 f"{path} is damaged or was altered: its SHA-256 is {digest}, it says {found['sha256']!r:.80}"
             )
         tensors = _tensors(path, found["tensors"])
-        metadata = parse(found["metadata"].encode(), f"the metadata of {path}")
+        metadata = _parsed(found["metadata"], f"the metadata of {path}")
         if not isinstance(metadata, dict):
             raise ValueError(f"the metadata of {path} is not an object")
         parts = _parts(path, file, tensors)
@@ -144,8 +145,12 @@ def read_patch(path: str | os.PathLike[str]) -> Patch:
     return patch
 
 
+def _parsed(text: str, what: str) -> Any:
+    return parse(text.encode("utf-8", "surrogatepass"), what)  # which refuses a lone surrogate by name
+
+
 def _tensors(path: Path, text: str) -> tuple[TensorChange, ...]:
-    listed = parse(text.encode(), f"the tensors of {path}")
+    listed = _parsed(text, f"the tensors of {path}")
     if not isinstance(listed, list):
         raise ValueError(f"the tensors of {path} are not a list")
     found = []
@@ -200,7 +205,7 @@ def write_patch(
     path: str | os.PathLike[str],
     tensors: Iterable[TensorChange],
     parts: Mapping[str, Mapping[str, bytes]],
-    metadata: Mapping[str, Any],
+    metadata: str,
 ) -> None:
     """Writes a patch file, whole or not at all.
 
@@ -208,10 +213,9 @@ def write_patch(
         path: of the file.
         tensors: all tensors of the checkpoint.
         parts: of the tensors that change, by name: "gaps", "old" and "new".
-        metadata: plain data.
+        metadata: what else it says, from :func:`metadata_text`.
 
     Raises:
-        TypeError, ValueError: metadata that is no plain data.
         OSError: it can't be written.
     """
     tensors = list(tensors)
@@ -226,7 +230,7 @@ def write_patch(
             "format": FORMAT,
             "version": str(VERSION),
             "tensors": canonical([_as_data(tensor) for tensor in tensors]).decode(),
-            "metadata": canonical(plain(dict(metadata))).decode(),
+            "metadata": metadata,
         }
     }
     begin = 0
@@ -250,6 +254,37 @@ def write_patch(
     with replacing(path) as temporary, temporary.open("wb") as file:
         for block in [bytes(head), *blocks[1:]]:
             file.write(block)
+
+
+def metadata_text(metadata: Mapping[str, Any]) -> str:
+    """A patch's metadata as it is written: JSON, with ints beyond 2**53 - 1, as seeds may be, as decimal strings.
+
+    Raises:
+        TypeError, ValueError: it is no plain data, or holds NaN or an infinity; it says where.
+    """
+    if not isinstance(metadata, Mapping):
+        raise TypeError(f"metadata must be a mapping, got {metadata!r:.80}")
+    try:
+        _check_plain(metadata, "metadata")
+        return canonical(plain(metadata)).decode()
+    except RecursionError as error:
+        raise ValueError("metadata is nested too deeply") from error
+
+
+def _check_plain(value: object, where: str) -> None:
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            if not isinstance(name, str):
+                raise TypeError(f"{where}: a name must be a string, got {name!r:.80}")
+            _check_plain(item, f"{where}[{name!r}]")
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            _check_plain(item, f"{where}[{i}]")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{where} is {value}, which JSON has no word for")
+    elif not isinstance(value, (bool, int, str, type(None))):
+        raise TypeError(f"{where} is {value!r:.80}, a {type(value).__name__}: no plain data")
 
 
 def _as_data(tensor: TensorChange) -> dict[str, Any]:

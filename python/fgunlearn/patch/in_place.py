@@ -7,6 +7,7 @@ the journal is written, then the values, then the journal is removed. Whoever fi
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import hashlib
 import mmap
@@ -15,8 +16,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from fgunlearn.checkpoint_files import CheckpointFiles, let_go, mapped, pieces, read_checkpoint
-from fgunlearn.files import replacing, sync_folder
+from fgunlearn.checkpoint_files import INDEX, CheckpointFiles, check_regular, let_go, mapped, pieces, read_checkpoint
+from fgunlearn.files import replacing, reserve, sync_folder
 from fgunlearn.patch.exchange import Direction, Pair, match, walk_all
 from fgunlearn.patch.format import read_patch
 from fgunlearn.patch.journal import journal_of, unfinished
@@ -34,19 +35,24 @@ def change_in_place(path: Path, argument: str, direction: Direction) -> None:
         checkpoint = read_checkpoint(path)
         _check_writable(checkpoint, argument)
         _check(checkpoint, direction)
-        journal = journal_of(path, direction.back)
-        with replacing(journal) as temporary:
-            shutil.copyfile(direction.patch.path, temporary)
-        # The copy is what is used from here on: whatever becomes of the file that was given.
+        _fill_holes(checkpoint, direction)
         try:
-            own = Direction(read_patch(journal), direction.back)
-            if own.patch.sha256 != direction.patch.sha256:
-                raise ValueError(f"{direction.patch.path} has changed while it was read")
-            _put(checkpoint, own)
+            # The copy is what is used from here on: whatever becomes of the file that was given.
+            _put(checkpoint, _journalled(path, direction))
+            _remove(journal_of(path, direction.back))
         except BaseException:
             _take_back(path)
             raise
-        _remove(journal)
+
+
+def _journalled(path: Path, direction: Direction) -> Direction:
+    """Writes the journal of a change; the same change, by the journal."""
+    journal = journal_of(path, direction.back)
+    with replacing(journal) as temporary:
+        shutil.copyfile(direction.patch.path, temporary)
+        if read_patch(temporary).sha256 != direction.patch.sha256:
+            raise ValueError(f"{direction.patch.path} has changed while it was read")
+    return Direction(dataclasses.replace(direction.patch, path=journal), direction.back)
 
 
 def recover(path: str | os.PathLike[str]) -> bool:
@@ -74,10 +80,9 @@ def _take_back(path: Path) -> bool:
         found = True
         checkpoint = read_checkpoint(path)
         undo = Direction(read_patch(journal), not back)
-        match(checkpoint, undo.patch)
         # Some values may be the new ones and some the old ones: all are put back, whatever is there.
-        _put(checkpoint, undo)
         _check_end(checkpoint, undo)
+        _put(checkpoint, undo)
         _remove(journal)
     return found
 
@@ -88,25 +93,50 @@ def _check(checkpoint: CheckpointFiles, direction: Direction) -> None:
         walk_all(file, pairs, direction)
 
 
-def _check_end(checkpoint: CheckpointFiles, direction: Direction) -> None:
-    """That the checkpoint is what the patch ends with."""
-    for file, pairs in match(checkpoint, direction.patch):
-        with mapped(file.path, file.size) as held:
+def _check_end(checkpoint: CheckpointFiles, undo: Direction) -> None:
+    """That putting all values back makes the checkpoint what it was before its journal's change; nothing is written."""
+    journal = undo.patch.path
+    for file, pairs in match(checkpoint, undo.patch):
+        with mapped(file.path, file.size) as held, undo.patch.mapped() as patch:
 
-            def one(pair: Pair, stop: Stop, held: memoryview = held) -> None:
+            def one(pair: Pair, stop: Stop, held: memoryview = held, patch: memoryview = patch) -> None:
                 tensor, change = pair
+                exchange = undo.exchange(patch, change) if change.changed else None
                 digest = hashlib.sha256()
-                for begin, end in pieces(tensor.begin, tensor.end):
+                for begin, end in pieces(tensor.begin, tensor.end, tensor.width):
                     stop.check()
-                    digest.update(held[begin:end])
+                    if exchange is not None and exchange.next_changes((end - begin) // tensor.width):
+                        piece = bytearray(held[begin:end])
+                        exchange.put(piece, check=False)
+                        digest.update(piece)
+                    else:
+                        digest.update(held[begin:end])
                     let_go(held, begin, end)
-                if digest.hexdigest() != direction.ends(change)[1]:
+                if digest.hexdigest() != undo.ends(change)[1]:
                     raise ValueError(
-                        f"tensor {tensor.name!r} of {checkpoint.path} can't be brought back to the {direction.end} of "
-                        f"{direction.patch.path}: something else has changed it"
+                        f"tensor {tensor.name!r} of {checkpoint.path} can't be brought back to what it was before the "
+                        f"change that {journal.name} says: something else has changed it. Nothing was written. If the "
+                        f"checkpoint is right as it is, remove {journal}"
                     )
 
             for_each(pairs, one)
+
+
+def _fill_holes(checkpoint: CheckpointFiles, direction: Direction) -> None:
+    """Has space for all that is to be written: a lack of it, met through a map, would end the process.
+
+    Raises:
+        OSError: there is not enough.
+    """
+    for file, pairs in match(checkpoint, direction.patch):
+        about = file.path.stat()
+        if any(change.changed for _, change in pairs) and about.st_blocks * 512 < about.st_size:
+            try:
+                with file.path.open("r+b") as opened:
+                    reserve(opened.fileno(), file.size)
+            except OSError as error:
+                error.filename = str(file.path)
+                raise
 
 
 def _put(checkpoint: CheckpointFiles, direction: Direction) -> None:
@@ -137,11 +167,9 @@ def _check_writable(checkpoint: CheckpointFiles, argument: str) -> None:
     """That its files may be changed.
 
     Raises:
-        ValueError: one is read-only, or another name of a file elsewhere.
+        ValueError: one is read-only.
     """
     for file in checkpoint.files:
-        if file.path.is_symlink():
-            raise ValueError(f"{argument}: {file.path} is a symbolic link: name the file itself to change it in place")
         if not file.path.stat().st_mode & 0o222 or not os.access(file.path, os.W_OK):
             raise ValueError(f"{argument}: {file.path} is read-only")
 
@@ -151,14 +179,25 @@ def _alone(path: Path, argument: str) -> Iterator[None]:
     """No other call changes the checkpoint in place meanwhile.
 
     Raises:
-        ValueError: one does.
+        ValueError: one does; the path is a folder's, or a symbolic link's, beside which nobody looks for the journal.
         OSError: there is no such file.
     """
+    if path.is_symlink():
+        raise ValueError(f"{argument}: {path} is a symbolic link: name the file itself to change it in place")
     if path.is_dir():
         raise ValueError(f"{argument}: {path} is a folder: name its safetensors file, or its index")
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"{argument}: {path} is being changed by another fgunlearn patch") from error
+    with contextlib.ExitStack() as locked:
+
+        def lock(each: Path) -> None:
+            check_regular(each)
+            file = locked.enter_context(each.open("rb"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(f"{argument}: {each} is being changed by another fgunlearn patch") from error
+
+        lock(path)
+        if path.name.endswith(INDEX):  # its files may be changed by their own names, or be in another index as well
+            for file in read_checkpoint(path).files:
+                lock(file.path)
         yield

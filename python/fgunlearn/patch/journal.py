@@ -33,8 +33,14 @@ def refuse_unfinished(checkpoint: CheckpointFiles) -> None:
     Raises:
         ValueError: one was: the checkpoint is neither what it was nor what it was to be.
     """
-    for journal, _ in unfinished(checkpoint.path):
+    paths = [checkpoint.path, *(file.path for file in checkpoint.files)]
+    for path in dict.fromkeys([*paths, *(path.resolve() for path in paths)]):
+        _refuse(path)
+
+
+def _refuse(path: Path) -> None:
+    for journal, _ in unfinished(path):
         raise ValueError(
-            f"a change of {checkpoint.path} is going on or was interrupted, {journal.name} says: if nothing is at work "
+            f"a change of {path} is going on or was interrupted, {journal.name} says: if nothing is at work "
             "on it, bring it back with fgunlearn patch recover"
         )

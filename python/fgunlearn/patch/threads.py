@@ -57,8 +57,8 @@ def for_each(items: Iterable[Item], work: Callable[[Item, Stop], Outcome]) -> li
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, _MOST_THREADS
     )
     with ThreadPoolExecutor(threads, thread_name_prefix="patch") as pool:
-        futures = [pool.submit(one, item) for item in items]
         try:
+            futures = [pool.submit(one, item) for item in items]
             errors = [future.exception() for future in futures]
         except BaseException:  # Ctrl-C comes here, in the main thread
             stop.now()
