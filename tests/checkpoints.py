@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 
 from fgunlearn.checkpoint_files import WIDTHS
 
@@ -20,6 +22,15 @@ class Tensor(NamedTuple):
 
 
 Tensors = Mapping[str, Tensor]
+
+
+class Files(NamedTuple):
+    """A checkpoint before and after, the patch between them, and the folder that holds these three and no more."""
+
+    folder: Path
+    base: Path
+    new: Path
+    patch: Path
 
 
 def random_tensor(dtype: str, shape: Sequence[int], seed: int = 0) -> Tensor:
@@ -80,3 +91,16 @@ def contents(folder: Path) -> dict[str, bytes | None]:
     """Every file in a folder and below it, hidden ones too; None for a folder. What a refusal must leave as it is."""
     found = sorted(folder.rglob("*"))
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in found}
+
+
+@contextlib.contextmanager
+def refused_unchanged(folder: Path, error: type[Exception], *parts: object) -> Iterator[None]:
+    """That what follows is refused in one line that has these parts, and leaves a folder as it was, without litter."""
+    before = contents(folder)
+    with pytest.raises(error) as caught:
+        yield
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert str(part) in message
+    assert contents(folder) == before

@@ -216,7 +216,7 @@ def _weight_map(path: Path) -> dict[str, str]:
     if not isinstance(places, dict) or not places:
         raise ValueError(f"{path} is not the index of a sharded checkpoint: it has no weight_map")
     for shard in places.values():
-        if not isinstance(shard, str) or Path(shard).name != shard or shard in ("", ".."):
+        if not isinstance(shard, str) or Path(shard).name != shard or shard in ("", "..") or not shard.isprintable():
             raise ValueError(f"{path} names the file {shard!r:.80}, which is not one of its own folder")
     return places
 

@@ -1,21 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from checkpoints import changed, random_tensor, write
+from checkpoints import Files, changed, random_tensor, write
 from fgunlearn import patch
-
-
-class Files(NamedTuple):
-    """A checkpoint before and after, the patch between them, and the folder that holds these three and no more."""
-
-    folder: Path
-    base: Path
-    new: Path
-    patch: Path
 
 
 @pytest.fixture

@@ -34,8 +34,8 @@ def change_in_place(path: Path, argument: str, direction: Direction) -> None:
         _take_back(path)
         checkpoint = read_checkpoint(path)
         _check_writable(checkpoint, argument)
-        _check(checkpoint, direction)
         _fill_holes(checkpoint, direction)
+        _check(checkpoint, direction)
         try:
             # The copy is what is used from here on: whatever becomes of the file that was given.
             _put(checkpoint, _journalled(path, direction))
