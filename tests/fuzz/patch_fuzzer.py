@@ -137,9 +137,8 @@ class Fuzzer:
             if which == "body":
                 body = self.mutated(body)
             elif which == "header":
-                header = {"__metadata__": header["__metadata__"]} | self.exchanged(
-                    {name: entry for name, entry in header.items() if name != "__metadata__"}
-                )
+                others = self.exchanged({name: entry for name, entry in header.items() if name != "__metadata__"})
+                header = {"__metadata__": header["__metadata__"], **(others if isinstance(others, dict) else {})}
             else:
                 told = json.loads(header["__metadata__"][which])
                 header["__metadata__"][which] = json.dumps(self.exchanged(told))
@@ -151,7 +150,7 @@ class Fuzzer:
         for name in self.random.sample([*CHECKPOINT, "x"], self.random.randint(1, 6)):
             dtype, shape = CHECKPOINT.get(name, ("F32", [self.random.choice((3, 2**40, 0))]))
             numel = self.size(name) // WIDTHS[dtype] if name in CHECKPOINT else shape[0]
-            count = self.random.choice((0, 1, min(numel, 3), numel if numel < 100 else 2, numel + 1))
+            count = self.random.choice((0, 1, min(numel, 3), *((numel, numel + 1) if numel < 100 else (2,))))
             held = self.held(name)
             hashes = [hashlib.sha256(held).hexdigest(), hashlib.sha256(self.random.randbytes(3)).hexdigest()]
             if count == 0 or self.random.random() < 0.1:
