@@ -140,8 +140,9 @@ class Fuzzer:
                 others = self.exchanged({name: entry for name, entry in header.items() if name != "__metadata__"})
                 header = {"__metadata__": header["__metadata__"], **(others if isinstance(others, dict) else {})}
             else:
-                told = json.loads(header["__metadata__"][which])
-                header["__metadata__"][which] = json.dumps(self.exchanged(told))
+                told = header["__metadata__"]
+                if isinstance(told, dict) and which in told:  # they may have been exchanged before
+                    told[which] = json.dumps(self.exchanged(json.loads(told[which])))
         return self.tried(packed(header, body))
 
     def generated(self) -> str:
