@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import fgunlearn as fg
 from fgunlearn import audit
-from fgunlearn.audit.canonical import indented
+from fgunlearn.canonical_json import indented
 from fgunlearn.seeding import seeded
 
 Batches = list[tuple[Tensor, Tensor]]

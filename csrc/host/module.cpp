@@ -2,11 +2,12 @@
 #include <pybind11/pybind11.h>
 
 #include "cpu/isa/table.h"
+#include "host/bind_patch.h"
 
 namespace py = pybind11;
 
 PYBIND11_MODULE(_host, m) {
-  m.doc() = "Build information and processor features; imports without torch.";
+  m.doc() = "Build information, processor features and forget patches; imports without torch.";
   m.def(
       "build_info",
       [] {
@@ -23,4 +24,5 @@ PYBIND11_MODULE(_host, m) {
   m.def(
       "simd", [] { return std::string(fgunlearn::cpu::isa().name); },
       "The instruction set the CPU kernels use on this processor: 'scalar', 'avx2' or 'avx512'.");
+  fgunlearn::host::bind_patch(m);
 }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fgunlearn import _library
 
 if TYPE_CHECKING:
-    from fgunlearn import audit, distributed, methods, metrics, ops
+    from fgunlearn import audit, distributed, methods, metrics, ops, patch
     from fgunlearn.optim import SparseOptimizer, clip_grad_norm_, no_drift
     from fgunlearn.perturb import Ascent, Gaussian, Reset, Shrink, Zero, perturb_
     from fgunlearn.selection import RandomK, RandomTopK, Selection, TopK, randomk, score, select, topk
@@ -92,6 +92,7 @@ __all__ = [
     "metrics",
     "no_drift",
     "ops",
+    "patch",
     "perturb_",
     "randomk",
     "score",

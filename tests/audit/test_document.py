@@ -14,7 +14,7 @@ import pytest
 
 from audited import Unlearned, at, places, with_other
 from fgunlearn import audit
-from fgunlearn.audit.canonical import canonical, indented
+from fgunlearn.canonical_json import canonical, indented
 
 
 def document_of(unlearned: Unlearned) -> dict[str, Any]:

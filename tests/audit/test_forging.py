@@ -13,8 +13,8 @@ import pytest
 from audited import Unlearned, altered, at, checks, light, places, rehashed, with_other
 from fgunlearn import audit
 from fgunlearn.audit import measuring
-from fgunlearn.audit.canonical import canonical, indented
 from fgunlearn.audit.document import VERSION
+from fgunlearn.canonical_json import canonical, indented
 
 STATEMENT_1 = "8d1569fd93710255e197aac73cf939daa8492a29b711894bd030c9088134cac1"
 """SHA-256 of the canonical statement of version 1."""

@@ -13,8 +13,8 @@ import pytest
 
 from audited import Unlearned, with_other
 from fgunlearn import audit
-from fgunlearn.audit.canonical import indented
 from fgunlearn.audit.signing import wrong_signature
+from fgunlearn.canonical_json import indented
 
 WHY = "the optional package cryptography is not installed (pip install 'fgunlearn[sign]')"
 

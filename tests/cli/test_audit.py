@@ -16,8 +16,8 @@ from audit_commands import ARCHITECTURE, FILES, states, unlearn, verify
 from audited import network, samples
 from command_line import Run, refused
 from fgunlearn import audit
-from fgunlearn.audit.canonical import indented
 from fgunlearn.audit.verifying import WORD
+from fgunlearn.canonical_json import indented
 
 
 def test_a_record_from_the_command_line_verifies_against_all_its_files(run: Run, done: audit.AuditRecord) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fgunlearn.audit.canonical import plain
 from fgunlearn.audit.document import AuditRecord, inside
 from fgunlearn.audit.evidence import Check, Evidence, checked, short
 from fgunlearn.audit.fingerprints import changed_between, fingerprint
+from fgunlearn.canonical_json import plain
 
 NOT_SHOWN = "the checkpoints given are not shown to be the record's"
 

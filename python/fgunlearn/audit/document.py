@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fgunlearn.audit.canonical import canonical, indented, parse, plain
 from fgunlearn.audit.form import check_form
 from fgunlearn.audit.statement import statement
+from fgunlearn.canonical_json import canonical, indented, parse, plain
 from fgunlearn.files import replacing
 
 FORMAT = "fgunlearn-audit"

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from fgunlearn.audit.canonical import plain
 from fgunlearn.audit.document import AuditRecord, inside
 from fgunlearn.audit.evidence import Check, Evidence, checked
+from fgunlearn.canonical_json import plain
 
 if TYPE_CHECKING:
     from fgunlearn.audit.measuring import RelearningOptions

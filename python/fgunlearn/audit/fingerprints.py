@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from fgunlearn.audit.canonical import canonical
 from fgunlearn.audit.differences import DTYPES, differences
+from fgunlearn.canonical_json import canonical
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

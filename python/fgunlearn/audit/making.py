@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import fgunlearn
-from fgunlearn.audit.canonical import plain
 from fgunlearn.audit.document import AuditRecord
 from fgunlearn.audit.form import METRICS
+from fgunlearn.canonical_json import plain
 
 if TYPE_CHECKING:
     from fgunlearn.audit.fingerprints import Fingerprint

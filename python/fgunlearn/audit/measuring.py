@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from fgunlearn.arguments import check_count, check_number, check_seed
-from fgunlearn.audit.canonical import plain
 from fgunlearn.audit.fingerprints import fingerprint, fingerprint_hash
 from fgunlearn.batches import Loader, x_and_y
+from fgunlearn.canonical_json import plain
 from fgunlearn.metrics import Outputs, mia_of, proportion, relearning_check, unlearning_degree
 from fgunlearn.metrics.quantization import check_bits
 from fgunlearn.metrics.relearning import Relearning, RelearnTime

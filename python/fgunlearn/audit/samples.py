@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fgunlearn.audit.canonical import canonical
+from fgunlearn.canonical_json import canonical
 
 if TYPE_CHECKING:
     from torch import Tensor

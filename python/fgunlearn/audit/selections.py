@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from fgunlearn.audit.canonical import plain
 from fgunlearn.audit.checkpoints import NOT_SHOWN
 from fgunlearn.audit.document import AuditRecord, inside
 from fgunlearn.audit.evidence import Check, Evidence, checked, short
 from fgunlearn.audit.fingerprints import changed_outside
 from fgunlearn.audit.making import selected
+from fgunlearn.canonical_json import plain
 
 if TYPE_CHECKING:
     from fgunlearn.selection import Selection

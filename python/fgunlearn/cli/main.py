@@ -50,6 +50,10 @@ LATER = {
         "fgunlearn.cli.spdgan:app",
         "Shift data slightly off what a model was trained on, and measure how deep an unlearning of it went.",
     ),
+    "patch": (
+        "fgunlearn.cli.patch:app",
+        "Ship an unlearning as a small file: create, apply, revert, inspect forget patches.",
+    ),
     "audit": ("fgunlearn.cli.audit:app", "Check the record that an unlearning leaves."),
 }
 """The commands that other modules hold: where, and the first line of their help."""

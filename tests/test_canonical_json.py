@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fgunlearn.audit.canonical import LARGEST, canonical, indented, number, parse, plain
+from fgunlearn.canonical_json import LARGEST, canonical, indented, number, parse, plain
 
 # Doubles by their bits, and how ECMAScript writes them: the sample values of RFC 8785, appendix B.
 NUMBERS = {

@@ -1,0 +1,203 @@
+"""Changing a checkpoint where it lies: only the pages with changed values are written.
+
+First everything is checked, read only: the checkpoint is what the patch starts from and would become what it says. Then
+the journal is written, then the values, then the journal is removed. Whoever finds a journal takes the change back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import mmap
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from fgunlearn.checkpoint_files import INDEX, CheckpointFiles, check_regular, let_go, mapped, pieces, read_checkpoint
+from fgunlearn.files import replacing, reserve, sync_folder
+from fgunlearn.patch.exchange import Direction, Pair, match, walk_all
+from fgunlearn.patch.format import read_patch
+from fgunlearn.patch.journal import journal_of, unfinished
+from fgunlearn.patch.threads import Stop, for_each
+
+
+def change_in_place(path: Path, argument: str, direction: Direction) -> None:
+    """Makes of a checkpoint what a patch says, where it lies; see :func:`fgunlearn.patch.apply`.
+
+    Raises:
+        ValueError, OSError: see there.
+    """
+    with _alone(path, argument):
+        _take_back(path)
+        checkpoint = read_checkpoint(path)
+        _check_writable(checkpoint, argument)
+        _fill_holes(checkpoint, direction)
+        _check(checkpoint, direction)
+        try:
+            # The copy is what is used from here on: whatever becomes of the file that was given.
+            _put(checkpoint, _journalled(path, direction))
+            _remove(journal_of(path, direction.back))
+        except BaseException:
+            _take_back(path)
+            raise
+
+
+def _journalled(path: Path, direction: Direction) -> Direction:
+    """Writes the journal of a change; the same change, by the journal."""
+    journal = journal_of(path, direction.back)
+    with replacing(journal) as temporary:
+        shutil.copyfile(direction.patch.path, temporary)
+        if read_patch(temporary).sha256 != direction.patch.sha256:
+            raise ValueError(f"{direction.patch.path} has changed while it was read")
+    return Direction(dataclasses.replace(direction.patch, path=journal), direction.back)
+
+
+def recover(path: str | os.PathLike[str]) -> bool:
+    """Takes back a change in place that was interrupted, if there was one.
+
+    Args:
+        path: the checkpoint: a safetensors file, or the index of a sharded one.
+
+    Returns:
+        Whether there was one. The checkpoint is then what it was before that change.
+
+    Raises:
+        ValueError: the checkpoint does not become what it was; something else must have changed it. The journal stays.
+        OSError: a file can't be read or written.
+    """
+    with _alone(Path(path), "checkpoint"):
+        return _take_back(Path(path))
+
+
+def _take_back(path: Path) -> bool:
+    found = False
+    for journal, back in list(unfinished(path)):
+        if journal.is_symlink():
+            raise ValueError(f"{journal} is a symbolic link, no journal")
+        found = True
+        checkpoint = read_checkpoint(path)
+        undo = Direction(read_patch(journal), not back)
+        # Some values may be the new ones and some the old ones: all are put back, whatever is there.
+        _check_end(checkpoint, undo)
+        _put(checkpoint, undo)
+        _remove(journal)
+    return found
+
+
+def _check(checkpoint: CheckpointFiles, direction: Direction) -> None:
+    """That the checkpoint is what the patch starts from, and would become what it ends with; nothing is written."""
+    for file, pairs in match(checkpoint, direction.patch):
+        walk_all(file, pairs, direction)
+
+
+def _check_end(checkpoint: CheckpointFiles, undo: Direction) -> None:
+    """That putting all values back makes the checkpoint what it was before its journal's change; nothing is written."""
+    journal = undo.patch.path
+    for file, pairs in match(checkpoint, undo.patch):
+        with mapped(file.path, file.size) as held, undo.patch.mapped() as patch:
+
+            def one(pair: Pair, stop: Stop, held: memoryview = held, patch: memoryview = patch) -> None:
+                tensor, change = pair
+                exchange = undo.exchange(patch, change) if change.changed else None
+                digest = hashlib.sha256()
+                for begin, end in pieces(tensor.begin, tensor.end, tensor.width):
+                    stop.check()
+                    if exchange is not None and exchange.next_changes((end - begin) // tensor.width):
+                        piece = bytearray(held[begin:end])
+                        exchange.put(piece, check=False)
+                        digest.update(piece)
+                    else:
+                        digest.update(held[begin:end])
+                    let_go(held, begin, end)
+                if digest.hexdigest() != undo.ends(change)[1]:
+                    raise ValueError(
+                        f"tensor {tensor.name!r} of {checkpoint.path} can't be brought back to what it was before the "
+                        f"change that {journal.name} says: something else has changed it. Nothing was written. If the "
+                        f"checkpoint is right as it is, remove {journal}"
+                    )
+
+            for_each(pairs, one)
+
+
+def _fill_holes(checkpoint: CheckpointFiles, direction: Direction) -> None:
+    """Has space for all that is to be written: a lack of it, met through a map, would end the process.
+
+    Raises:
+        OSError: there is not enough.
+    """
+    for file, pairs in match(checkpoint, direction.patch):
+        about = file.path.stat()
+        if any(change.changed for _, change in pairs) and about.st_blocks * 512 < about.st_size:
+            try:
+                with file.path.open("r+b") as opened:
+                    reserve(opened.fileno(), file.size)
+            except OSError as error:
+                error.filename = str(file.path)
+                raise
+
+
+def _put(checkpoint: CheckpointFiles, direction: Direction) -> None:
+    """Writes the values, whatever is there now, down to the disk."""
+    for file, pairs in match(checkpoint, direction.patch):
+        changed = [pair for pair in pairs if pair[1].changed]
+        if not changed:
+            continue
+        with file.path.open("r+b") as opened, direction.patch.mapped() as patch:
+            if os.fstat(opened.fileno()).st_size != file.size:
+                raise ValueError(f"{file.path} has changed while it was read")
+            view = memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_WRITE))
+            for tensor, change in changed:
+                exchange = direction.exchange(patch, change)
+                for begin, end in pieces(tensor.begin, tensor.end, tensor.width):
+                    if exchange.next_changes((end - begin) // tensor.width):
+                        exchange.put(view[begin:end], check=False)
+                        let_go(view, begin, end)
+            os.fsync(opened.fileno())  # what was written through the map included
+
+
+def _remove(journal: Path) -> None:
+    journal.unlink()
+    sync_folder(journal.parent)
+
+
+def _check_writable(checkpoint: CheckpointFiles, argument: str) -> None:
+    """That its files may be changed.
+
+    Raises:
+        ValueError: one is read-only.
+    """
+    for file in checkpoint.files:
+        if not file.path.stat().st_mode & 0o222 or not os.access(file.path, os.W_OK):
+            raise ValueError(f"{argument}: {file.path} is read-only")
+
+
+@contextlib.contextmanager
+def _alone(path: Path, argument: str) -> Iterator[None]:
+    """No other call changes the checkpoint in place meanwhile.
+
+    Raises:
+        ValueError: one does; the path is a folder's, or a symbolic link's, beside which nobody looks for the journal.
+        OSError: there is no such file.
+    """
+    if path.is_symlink():
+        raise ValueError(f"{argument}: {path} is a symbolic link: name the file itself to change it in place")
+    if path.is_dir():
+        raise ValueError(f"{argument}: {path} is a folder: name its safetensors file, or its index")
+    with contextlib.ExitStack() as locked:
+
+        def lock(each: Path) -> None:
+            check_regular(each)
+            file = locked.enter_context(each.open("rb"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(f"{argument}: {each} is being changed by another fgunlearn patch") from error
+
+        lock(path)
+        if path.name.endswith(INDEX):  # its files may be changed by their own names, or be in another index as well
+            for file in read_checkpoint(path).files:
+                lock(file.path)
+        yield

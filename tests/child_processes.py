@@ -1,0 +1,45 @@
+"""Work in a fork of this process, with all that is imported: to be killed, interrupted, or short of something."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def fork(work: Callable[[], Any]) -> int:
+    """The child's process id. It ends with 0, 130 after Ctrl-C, and 1 after another error, without any clean-up."""
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        work()
+        status = 0
+    except KeyboardInterrupt:
+        status = 130
+    finally:
+        os._exit(status)
+
+
+def ended(child: int) -> int:
+    """Waits for a child: its exit status, or minus the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """How long a child takes that nobody disturbs."""
+    begin = time.perf_counter()
+    assert ended(fork(work)) == 0
+    return time.perf_counter() - begin
+
+
+def signalled(work: Callable[[], Any], delay: float, number: int) -> int:
+    """How a child ends that is sent a signal after so many seconds."""
+    child = fork(work)
+    time.sleep(delay)
+    os.kill(child, number)
+    return ended(child)
