@@ -84,12 +84,13 @@ class CheckpointFiles:
         return {tensor.name: tensor for file in self.files for tensor in file.tensors}
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> CheckpointFiles:
+def read_checkpoint(path: str | os.PathLike[str], *, links: bool = False) -> CheckpointFiles:
     """The tensors of a checkpoint and where they lie; no tensor is read.
 
     Args:
         path: of a safetensors file, or of the index of a sharded checkpoint (``*.safetensors.index.json``), whose files
             lie beside it.
+        links: whether files that an index names may be symbolic links.
 
     Raises:
         ValueError: a file that is no safetensors file; an index that names a file elsewhere or a symbolic link, or a
@@ -105,7 +106,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> CheckpointFiles:
     files = []
     holders: dict[str, str] = {}
     for shard in sorted(set(places.values())):
-        if stat.S_ISLNK(os.lstat(path.parent / shard).st_mode):
+        if not links and stat.S_ISLNK(os.lstat(path.parent / shard).st_mode):
             raise ValueError(f"{path} names {shard}, which is a symbolic link: the files themselves must lie beside it")
         files.append(read_weights(path.parent / shard))
         for tensor in files[-1].tensors:

@@ -86,13 +86,13 @@ def test_an_index_that_names_a_file_elsewhere_is_refused(tmp_path: Path, name: o
 def test_a_damaged_index_is_refused(tmp_path: Path, text: str) -> None:
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(text)
-    with pytest.raises(ValueError, match=r"index\.json is not the index of a sharded checkpoint"):
+    with pytest.raises(ValueError, match=r"index\.json (is not JSON|is not the index of a sharded checkpoint|names the file)"):
         audit.fingerprint(index)
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no tensors here, but more than eight bytes")
-    with pytest.raises(ValueError, match="text is not a readable safetensors file"):
+    with pytest.raises(ValueError, match="text is not a safetensors file"):
         audit.fingerprint(tmp_path / "text")
     with pytest.raises(OSError, match="nowhere"):
         audit.fingerprint(tmp_path / "nowhere")

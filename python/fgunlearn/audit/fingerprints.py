@@ -6,18 +6,17 @@ A forget patch carries the same hashes, so that a patch and a record of the same
 from __future__ import annotations
 
 import hashlib
-import json
-import mmap
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from fgunlearn.audit.differences import DTYPES, differences
 from fgunlearn.canonical_json import canonical
+from fgunlearn.checkpoint_files import StoredTensor, WeightsFile, let_go, mapped, pieces, read_checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -27,8 +26,7 @@ if TYPE_CHECKING:
 Fingerprint = dict[str, dict[str, Any]]
 """Per tensor: "dtype" and "shape" as safetensors names them, and "sha256" in hexadecimal."""
 
-INDEX = ".index.json"
-"""How the name of a sharded checkpoint's index ends."""
+_Place = tuple[WeightsFile, StoredTensor]
 
 
 def fingerprint(checkpoint: nn.Module | Mapping[str, Tensor] | str | os.PathLike[str]) -> Fingerprint:
@@ -46,7 +44,7 @@ def fingerprint(checkpoint: nn.Module | Mapping[str, Tensor] | str | os.PathLike
         OSError: a file that can't be read.
     """
     if isinstance(checkpoint, (str, os.PathLike)):
-        found = {name: entry for path, names in _holders(Path(checkpoint)) for name, entry in _of_file(path, names)}
+        found = {name: _of_place(place) for name, place in _places(Path(checkpoint)).items()}
     else:
         state = checkpoint if isinstance(checkpoint, Mapping) else checkpoint.state_dict()
         found = {name: of_tensor(tensor, name) for name, tensor in state.items()}
@@ -56,37 +54,6 @@ def fingerprint(checkpoint: nn.Module | Mapping[str, Tensor] | str | os.PathLike
 def fingerprint_hash(found: Fingerprint) -> str:
     """SHA-256 of a fingerprint's one JSON text, hexadecimal: one name for a whole checkpoint."""
     return hashlib.sha256(canonical(found)).hexdigest()
-
-
-def _holders(path: Path) -> list[tuple[Path, list[str]]]:
-    """The safetensors files of a checkpoint, itself or those that its index names, with the tensors in each.
-
-    A tensor in two files would be one to some readers and the other to the rest, so there may be none.
-
-    Raises:
-        ValueError, OSError: see :func:`fingerprint`.
-    """
-    if not path.name.endswith(INDEX):
-        return [(path, _names(path))]
-    try:
-        places = dict(json.loads(path.read_text(encoding="utf-8"))["weight_map"])
-        shards = sorted(set(places.values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not the index of a sharded checkpoint: {error}") from error
-    for shard in shards:
-        if not isinstance(shard, str) or Path(shard).name != shard or shard in ("", ".."):
-            raise ValueError(f"{path} names the file {shard!r}, which is not one of its own folder")
-    found = [(path.parent / shard, _names(path.parent / shard)) for shard in shards]
-    holders: dict[str, str] = {}
-    for file, names in found:
-        for name in names:
-            if name in holders:
-                raise ValueError(f"{path}: tensor {name!r} is in both {holders[name]} and {file.name}")
-            holders[name] = file.name
-    for name, shard in places.items():
-        if holders.get(name) != shard:
-            raise ValueError(f"{path} says that tensor {name!r} is in {shard}, but it is not")
-    return found
 
 
 def of_tensor(tensor: Tensor, name: str) -> dict[str, Any]:
@@ -172,7 +139,7 @@ def same_weights(model: nn.Module, path: Path) -> bool:
     if state.keys() != places.keys():
         return False
     for name, held in state.items():
-        tensor = _tensor(places[name], name)
+        tensor = _tensor(places[name])
         if tensor.shape != held.shape:
             return False
         if not torch.equal(
@@ -188,18 +155,15 @@ def _changes(base: Path, result: Path) -> Iterator[tuple[str, Any, Any]]:
     They are NumPy arrays.
     """
     before, after = _places(base), _places(result)
-    headers = {path: _header(path) for path in {*before.values(), *after.values()}}
     for name in sorted(before.keys() & after.keys()):
-        files = before[name], after[name]
-        was, now = (headers[path][1][name] for path in files)
-        if was["shape"] != now["shape"]:
+        (_, was), (_, now) = places = before[name], after[name]
+        if was.shape != now.shape:
             continue
-        if was["dtype"] == now["dtype"] and was["dtype"] in DTYPES:
-            first, second = (_bytes(path, *headers[path], name) for path in files)
-            values, bits = differences(first, second, was["dtype"])
+        if was.dtype == now.dtype and was.dtype in DTYPES:
+            values, bits = differences(*map(_bytes, places), was.dtype)
         else:
-            values, bits = _differences(*(_tensor(path, name) for path in files))
-        yield name, values.reshape(was["shape"]), bits.reshape(was["shape"])
+            values, bits = _differences(*map(_tensor, places))
+        yield name, values.reshape(was.shape), bits.reshape(was.shape)
 
 
 def _differences(was: Tensor, now: Tensor) -> tuple[Any, Any]:
@@ -214,8 +178,10 @@ def _differences(was: Tensor, now: Tensor) -> tuple[Any, Any]:
     return values.numpy(), bits.numpy()
 
 
-def _places(path: Path) -> dict[str, Path]:
-    return {name: file for file, names in _holders(path) for name in names}
+def _places(path: Path) -> dict[str, _Place]:
+    """Where the tensors of a checkpoint are. Links are followed: nothing is written, and caches hold their files so."""
+    found = read_checkpoint(path, links=True)
+    return {tensor.name: (file, tensor) for file in found.files for tensor in file.tensors}
 
 
 def _dtypes() -> dict[Any, str]:
@@ -238,38 +204,23 @@ def _dtypes() -> dict[Any, str]:
     }
 
 
-def _of_file(path: Path, names: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    start, header = _header(path)
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        for name in names:
-            about = header[name]
-            low, high = about["data_offsets"]
-            with memoryview(mapped) as whole, whole[start + low : start + high] as part:
-                digest = hashlib.sha256(part).hexdigest()
-            yield name, {"dtype": about["dtype"], "shape": about["shape"], "sha256": digest}
+def _of_place(place: _Place) -> dict[str, Any]:
+    file, tensor = place
+    digest = hashlib.sha256()
+    with mapped(file.path, file.size) as view:
+        for begin, end in pieces(tensor.begin, tensor.end):
+            digest.update(view[begin:end])
+            let_go(view, begin, end)
+    return {"dtype": tensor.dtype, "shape": list(tensor.shape), "sha256": digest.hexdigest()}
 
 
-def _header(path: Path) -> tuple[int, dict[str, Any]]:
-    """Where the tensors of a file start, and what it says of each; the library has seen that it can be read."""
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        return 8 + size, json.loads(file.read(size))
+def _bytes(place: _Place) -> Any:
+    file, tensor = place
+    with mapped(file.path, file.size) as view:
+        return np.frombuffer(view[tensor.begin : tensor.end], np.uint8)
 
 
-def _bytes(path: Path, start: int, header: Mapping[str, Any], name: str) -> Any:
-    low, high = header[name]["data_offsets"]
-    return np.asarray(np.memmap(path, np.uint8, "r")[start + low : start + high])
-
-
-def _names(path: Path) -> list[str]:
-    """The tensors of a file, of which the library sees whether header and size fit each other."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return list(file.keys())
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
-
-
-def _tensor(path: Path, name: str) -> Tensor:
-    with safe_open(path, framework="pt") as file:
-        return file.get_tensor(name)
+def _tensor(place: _Place) -> Tensor:
+    file, tensor = place
+    with safe_open(file.path, framework="pt") as opened:
+        return opened.get_tensor(tensor.name)
