@@ -86,7 +86,7 @@ def test_an_index_that_names_a_file_elsewhere_is_refused(tmp_path: Path, name: o
 def test_a_damaged_index_is_refused(tmp_path: Path, text: str) -> None:
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(text)
-    with pytest.raises(ValueError, match=r"index\.json (is not JSON|is not the index of a sharded checkpoint|names the file)"):
+    with pytest.raises(ValueError, match=r"index\.json (is not JSON|is not the index of a|names the file \[1\])"):
         audit.fingerprint(index)
 
 
@@ -161,7 +161,7 @@ def test_a_tensor_that_is_in_two_shards_or_not_where_the_index_says_is_refused(t
     index.write_text(json.dumps({"weight_map": {name: f"{name}.safetensors" for name in ("one", "two")}}))
     with pytest.raises(ValueError, match=r"tensor 'a' is in both one\.safetensors and two\.safetensors"):
         audit.fingerprint(index)
-    index.write_text(json.dumps({"weight_map": {"a": "one.safetensors", "two": "one.safetensors"}}))
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(("a", "one", "two"), "one.safetensors")}))
     with pytest.raises(ValueError, match=r"says that tensor 'two' is in one\.safetensors, but it is not"):
         audit.fingerprint(index)
 

@@ -17,6 +17,7 @@ import tempfile
 import time
 import types
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -148,29 +149,43 @@ class Fuzzer:
     def generated(self) -> str:
         """A patch made up from nothing but the format, for tensors that may or may not be the checkpoint's."""
         tensors, header, body = [], {}, b""
-        for name in self.random.sample([*CHECKPOINT, "x"], self.random.randint(1, 6)):
+        names = list(CHECKPOINT)
+        if self.random.random() < 0.3:
+            names = self.random.sample([*CHECKPOINT, "x"], self.random.randint(1, 6))
+        wrong = self.random.random() < 0.7  # or all of it right
+        for name in names:
             dtype, shape = CHECKPOINT.get(name, ("F32", [self.random.choice((3, 2**40, 0))]))
-            numel = self.size(name) // WIDTHS[dtype] if name in CHECKPOINT else shape[0]
-            count = self.random.choice((0, 1, min(numel, 3), *((numel, numel + 1) if numel < 100 else (2,))))
-            held = self.held(name)
-            hashes = [hashlib.sha256(held).hexdigest(), hashlib.sha256(self.random.randbytes(3)).hexdigest()]
-            if count == 0 or self.random.random() < 0.1:
-                hashes[1] = hashes[0]
+            width, held = WIDTHS[dtype], self.held(name)
+            numel = len(held) // width if name in CHECKPOINT else shape[0]
+            count = self.random.choice((0, 1, 3, min(numel, 100)))
+            if not wrong or self.random.random() < 0.9:
+                count = min(count, numel)
+            places = sorted(self.random.sample(range(numel), count)) if count <= numel <= 100 else [*range(count)]
+            gaps = b"".join(leb128(b - a) for a, b in zip([0, *places], places, strict=False))
+            result = bytearray(held)
+            for place in places[: len(held) // width]:
+                result[place * width] = (result[place * width] + 1) % 256
+            old, new = (b"".join(bytes(v[i * width : (i + 1) * width]) for i in places) for v in (held, result))
+            old, new = (each.ljust(count * width, b"\0") for each in (old, new))
+            if wrong and self.random.random() < 0.3:
+                gaps = b"".join(self.gap() for _ in range(max(count + self.random.choice((0, 0, -1, 1)), 0)))
+            if wrong and self.random.random() < 0.1:
+                old, new = new, old
+            hashes = [hashlib.sha256(each).hexdigest() for each in (held, result)]
             tensors.append(
                 {"name": name, "dtype": dtype, "shape": shape, "base_sha256": hashes[0], "result_sha256": hashes[1]}
                 | {"changed": count}
             )
-            if count:
-                gaps = b"".join(self.gap() for _ in range(count + self.random.choice((0, 0, 0, 0, -1, 1))))
-                old = held[: count * WIDTHS[dtype]].ljust(count * WIDTHS[dtype], b"\0")
-                parts = {"gaps": ("U8", gaps), "old": (dtype, old), "new": (dtype, old[::-1])}
-                for which, (kind, part) in parts.items():
+            for which, kind, part in (("gaps", "U8", gaps), ("old", dtype, old), ("new", dtype, new)):
+                if count:
                     begin, body = len(body), body + part
                     extent = [len(part) // WIDTHS[kind]]
                     header[f"{name}.{which}"] = {"dtype": kind, "shape": extent, "data_offsets": [begin, len(body)]}
         told = {"sha256": "0" * 64, "format": "fgunlearn patch", "version": "1"}
         told |= {"tensors": json.dumps(tensors), "metadata": "{}"}
-        return self.tried(packed({"__metadata__": told, **header}, body))
+        outcome = self.tried(packed({"__metadata__": told, **header}, body))
+        assert wrong or outcome == ("applied" if len(names) == len(CHECKPOINT) and "x" not in names else outcome)
+        return outcome
 
     def damaged_checkpoint(self) -> str:
         """A checkpoint whose header or length is not right, given to create."""
@@ -194,33 +209,40 @@ class Fuzzer:
     def arguments(self) -> str:
         """The compiled module by itself, with buffers of any sizes and in any order."""
         draw = self.random.randint
-        width = self.random.choice((0, 1, 2, 3, 4, 8, -1))
-        numel = self.random.choice((0, 1, 5, 40, 2**40, 2**62, -1))
+        width = self.random.choice((1, 2, 4, 8, 1, 2, 4, 8, 0, 3, -1))
+        numel = self.random.choice((0, 5, 40, 40, 40, 2**40, 2**62, -1))
         count = draw(0, 6)
-        gaps = b"".join(self.gap() for _ in range(draw(0, 6)))
-        values = self.random.randbytes(max(count * width, 0) + self.random.choice((0, 0, 0, 1)))
-        others = self.random.randbytes(len(values) + self.random.choice((0, 0, 0, 1)))
-        outcome = "done"
-        try:
-            self.host.check_gaps(gaps, count, numel)
-        except ValueError:
-            outcome = "refused"
+        gaps = b"".join(self.gap() for _ in range(draw(0, 8)))
+        values = self.random.randbytes(max(count * width, 0) + self.random.choice((*[0] * 20, 1)))
+        others = self.random.randbytes(len(values) + self.random.choice((*[0] * 20, 1)))
+        calls: list[Callable[[], object]] = [lambda: self.host.check_gaps(gaps, count, numel)]
         try:
             exchange = self.host.Exchange(gaps, values, others, width, numel)
-            for _ in range(draw(1, 4)):
-                if self.random.random() < 0.5:
-                    exchange.next_changes(self.random.choice((0, 1, 3, 64, 2**40, 2**62, -1)))
-                piece = memoryview(bytearray(self.random.randbytes(draw(0, 70))))[draw(0, 3) :]
-                exchange.put(piece, self.random.random() < 0.5)
             differences = self.host.Differences(width)
-            for _ in range(draw(1, 4)):
-                size = draw(0, 140)
-                held = self.random.randbytes(size)
-                differences.add(held, self.altered(held, 0.02) + bytes(self.random.choice((0, 0, 0, 1))))
-            assert len(differences.old_values) == len(differences.new_values) == differences.count * width
-            self.host.check_gaps(differences.gaps, differences.count, 10**6)
         except ValueError:
             return "refused"
+        for _ in range(draw(1, 6)):
+            piece = memoryview(bytearray(self.random.randbytes(8 * draw(0, 8) + draw(0, 3))))[draw(0, 3) :]
+            held = self.random.randbytes(width * draw(0, 40) + self.random.choice((*[0] * 20, 1)))
+            other = self.altered(held, 0.02) + bytes(self.random.choice((*[0] * 20, 1)))
+            far = self.random.choice((0, 1, 3, 64, 2**40, 2**62, 2**63 - 1, -1))
+            calls.append(
+                self.random.choice(
+                    (
+                        lambda far=far: exchange.next_changes(far),
+                        lambda piece=piece: exchange.put(piece, self.random.random() < 0.5),
+                        lambda held=held, other=other: differences.add(held, other),
+                    )
+                )
+            )
+        outcome = "done"
+        for call in calls:
+            try:
+                call()
+            except ValueError:
+                outcome = "refused"
+        assert len(differences.old_values) == len(differences.new_values) == differences.count * width
+        self.host.check_gaps(differences.gaps, differences.count, 10**6)
         return outcome
 
     # What becomes of it.
@@ -288,12 +310,8 @@ class Fuzzer:
         return self.random.choice((*NUMBERS, *WORDS, None, True, [], {}, [1, 2], "0" * 64, [0] * 2000, told))
 
     def gap(self) -> bytes:
-        value = self.random.choice((0, 1, 1, 1, 2, 3, 7, 39, 127, 128, 2**31, 2**62, 2**63 - 1))
-        found = bytearray()
-        while value >= 128:
-            found.append(value & 127 | 128)
-            value >>= 7
-        found.append(value)
+        usual = (1, 1, 1, 2, 3, 7)
+        found = bytearray(leb128(self.random.choice((*usual, *usual, 0, 39, 127, 128, 2**31, 2**62, 2**63 - 1))))
         if self.random.random() < 0.03:
             found[-1] |= 128
             found.append(self.random.choice((0, 1, 128, 255)))
@@ -313,6 +331,14 @@ NAMES = ("base.safetensors", "new.safetensors", "made", "tried", "tried.safetens
 class _NeverStops:
     def check(self) -> None:
         pass
+
+
+def leb128(value: int) -> bytes:
+    found = bytearray()
+    while value >= 128:
+        found.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*found, value])
 
 
 def checkpoint(values: dict[str, bytes]) -> bytes:
