@@ -124,16 +124,25 @@ void Differences::append(int64_t position, const uint8_t* old_value, const uint8
   ++count_;
 }
 
+// Whether the tensor has so many more elements; so no position overflows.
+bool Exchange::has(int64_t count, Flaw* flaw) const {
+  const int64_t left = gaps_.numel() - first_;
+  if (count > left)
+    *flaw = "a piece of " + std::to_string(count) + " elements is beyond the tensor's last " + std::to_string(left);
+  return count <= left;
+}
+
 bool Exchange::look_ahead(Flaw* flaw) { return position_ >= 0 || done_ == count_ || gaps_.read(&position_, flaw); }
 
 bool Exchange::next_changes(int64_t count, Flaw* flaw) {
-  if (!look_ahead(flaw)) return false;
+  if (!has(count, flaw) || !look_ahead(flaw)) return false;
   if (done_ < count_ && position_ - first_ < count) return true;
   first_ += count;
   return false;
 }
 
 void Exchange::put(uint8_t* piece, int64_t count, bool check, Flaw* flaw) {
+  if (!has(count, flaw)) return;
   while (look_ahead(flaw) && done_ < count_ && position_ - first_ < count) {
     uint8_t* place = piece + (position_ - first_) * width_;
     if (check && std::memcmp(place, from_ + done_ * width_, width_) != 0) {

@@ -24,6 +24,7 @@ class GapReader {
 
   bool at_end() const { return next_ == end_; }
   int64_t bytes_left() const { return end_ - next_; }
+  int64_t numel() const { return numel_; }
 
   // Moves to the next position; false leaves a flaw. After the first flaw there is no further position: whoever reads
   // on gets the same flaw again, and Exchange never sees a position behind its piece.
@@ -82,6 +83,7 @@ class Exchange {
   void put(uint8_t* piece, int64_t count, bool check, Flaw* flaw);
 
  private:
+  bool has(int64_t count, Flaw* flaw) const;
   bool look_ahead(Flaw* flaw);
 
   GapReader gaps_;

@@ -212,7 +212,7 @@ class Fuzzer:
         width = self.random.choice((1, 2, 4, 8, 1, 2, 4, 8, 0, 3, -1))
         numel = self.random.choice((0, 5, 40, 40, 40, 2**40, 2**62, -1))
         count = draw(0, 6)
-        gaps = b"".join(self.gap() for _ in range(draw(0, 8)))
+        gaps = b"".join(self.gap() for _ in range(count if self.random.random() < 0.7 else draw(0, 8)))
         values = self.random.randbytes(max(count * width, 0) + self.random.choice((*[0] * 20, 1)))
         others = self.random.randbytes(len(values) + self.random.choice((*[0] * 20, 1)))
         calls: list[Callable[[], object]] = [lambda: self.host.check_gaps(gaps, count, numel)]
@@ -222,7 +222,9 @@ class Fuzzer:
         except ValueError:
             return "refused"
         for _ in range(draw(1, 6)):
-            piece = memoryview(bytearray(self.random.randbytes(8 * draw(0, 8) + draw(0, 3))))[draw(0, 3) :]
+            offset = draw(0, 3)
+            size = width * draw(0, 12) + self.random.choice((*[0] * 20, 1))
+            piece = memoryview(bytearray(self.random.randbytes(offset + size)))[offset:]
             held = self.random.randbytes(width * draw(0, 40) + self.random.choice((*[0] * 20, 1)))
             other = self.altered(held, 0.02) + bytes(self.random.choice((*[0] * 20, 1)))
             far = self.random.choice((0, 1, 3, 64, 2**40, 2**62, 2**63 - 1, -1))
