@@ -143,6 +143,20 @@ def test_differences_and_their_exchange_in_pieces(width: int, count: int) -> Non
         assert result == new.data
 
 
+def test_positions_beyond_32_bits() -> None:
+    gaps = _gaps([3, 2**40, 2**40 + 300])
+    _host.check_gaps(gaps, 3, 2**40 + 301)
+    with pytest.raises(ValueError, match=f"index {2**40 + 300} is out of range for {2**40 + 300} elements"):
+        _host.check_gaps(gaps, 3, 2**40 + 300)
+    exchange = _host.Exchange(gaps, bytes(3), b"abc", 1, 2**40 + 301)
+    first, last = bytearray(4), bytearray(301)
+    exchange.put(first)
+    assert not exchange.next_changes(2**40 - 4)
+    exchange.put(last)
+    assert first == b"\0\0\0a"
+    assert last == b"b" + bytes(299) + b"c"
+
+
 def test_after_a_flaw_there_is_no_further_position() -> None:
     """The one after it could lie before the piece: writing there would be writing to somebody else's memory."""
     around = bytearray(64)
