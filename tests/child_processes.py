@@ -30,16 +30,25 @@ def ended(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    """How long a child takes that nobody disturbs."""
+def wait_until(condition: Callable[[], bool], child: int) -> None:
+    """Returns when it holds, or the child has ended."""
+    while not condition() and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        time.sleep(0)
+
+
+def seconds(work: Callable[[], Any], after: Callable[[], bool] = lambda: True) -> float:
+    """How long a child takes that nobody disturbs, counted from when something has come about."""
+    child = fork(work)
+    wait_until(after, child)
     begin = time.perf_counter()
-    assert ended(fork(work)) == 0
+    assert ended(child) == 0
     return time.perf_counter() - begin
 
 
-def signalled(work: Callable[[], Any], delay: float, number: int) -> int:
-    """How a child ends that is sent a signal after so many seconds."""
+def signalled(work: Callable[[], Any], delay: float, number: int, after: Callable[[], bool] = lambda: True) -> int:
+    """How a child ends that is sent a signal so many seconds after something has come about."""
     child = fork(work)
+    wait_until(after, child)
     time.sleep(delay)
     os.kill(child, number)
     return ended(child)

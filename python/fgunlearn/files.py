@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,10 +20,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         OSError: the folder does not exist or can't be written.
     """
     target = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = beside(target)
     try:
+        # Here, where Ctrl-C leads to its removal: to make a file may take a while.
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~umask()
         yield temporary
         temporary.chmod(mode)
@@ -37,6 +37,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def beside(path: Path) -> Path:
+    """A name in the same folder that nothing has, and nobody guesses."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
 
 
 def reserve(descriptor: int, size: int) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from fgunlearn.checkpoint_files import WeightsFile, mapped, read_checkpoint
-from fgunlearn.files import replacing, reserve, sync_folder, umask
+from fgunlearn.files import beside, replacing, reserve, sync_folder, umask
 from fgunlearn.patch.creating import check_target
 from fgunlearn.patch.exchange import Direction, Pair, match, walk_all, written_whole
 from fgunlearn.patch.format import Patch, read_patch
@@ -135,8 +134,9 @@ def _check_folder(path: Path) -> None:
 @contextlib.contextmanager
 def _new_folder(path: Path) -> Iterator[Path]:
     """Yields a temporary folder, which takes ``path``'s place when the block ends well, and is gone when it doesn't."""
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    temporary = beside(path)
     try:
+        temporary.mkdir(0o700)
         yield temporary
         temporary.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o777 & ~umask())
         sync_folder(temporary)
