@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import fgunlearn as fg
 from audit_commands import states
 from checkpoints import changed, contents, random_tensor, write, write_sharded
 from command_line import Run, press_ctrl_c, refused, start
@@ -33,7 +34,7 @@ def _done(result: tuple[int, str, str]) -> str:
 def test_a_change_goes_out_and_comes_back(run: Run, work: Path) -> None:
     out = _done(run("patch", "create", "base", "new", "q", "--note", "strategy=topk", "--note", "why=a=b"))
     assert out == f"6 of 45 values change: q, {Path('q').stat().st_size} bytes.\n"
-    assert patch.inspect("q").metadata == {"strategy": "topk", "why": "a=b"}
+    assert patch.inspect("q").metadata == {"fgunlearn": fg.__version__, "strategy": "topk", "why": "a=b"}
     assert _done(run("patch", "apply", "base", "q", "out")) == "6 of 45 values changed: out.\n"
     assert Path("out").read_bytes() == Path("new").read_bytes()
     assert _done(run("patch", "revert", "out", "q", "back")) == "6 of 45 values changed back: back.\n"
@@ -92,7 +93,8 @@ def test_a_record_of_the_change_verifies_against_patch_and_checkpoints(run: Run,
     record = audit.AuditRecord.load("audit.json")
     assert f"The record is in audit.json, its hash {record.sha256}." in out
     assert record.kind == "patch"
-    assert record.patch == {"sha256": patch.inspect("p").sha256, "metadata": {"strategy": "topk"}}
+    metadata = {"strategy": "topk", **({"fgunlearn": fg.__version__} if command == "create" else {})}
+    assert record.patch == {"sha256": patch.inspect("p").sha256, "metadata": metadata}
     assert (record.base, record.result) == (audit.fingerprint("base"), audit.fingerprint("new"))
     verify = ("audit", "verify", "audit.json", "--base", "base", "--result", "new", "--json", "checks.json")
     out = _done(run(*verify, "--patch", "p"))

@@ -25,6 +25,7 @@ from fgunlearn.audit import (
 from fgunlearn.audit.samples import SALTED
 from fgunlearn.cli.paths import check_apart, check_file, check_folder_of
 from fgunlearn.cli.salts import Salt, salt_path
+from fgunlearn.cli.text import on_one_line
 from fgunlearn.files import replacing
 
 if TYPE_CHECKING:
@@ -321,17 +322,12 @@ def _patch(path: Path, option: str) -> dict[str, Any]:
 def _print(audit: Path, checks: list[Check]) -> None:
     shown = Table("claim", "", "", box=None)
     for check in checks:
-        shown.add_row(*(_on_one_line(each) for each in (check.claim, check.state, check.detail)))
+        shown.add_row(*(on_one_line(each) for each in (check.claim, check.state, check.detail)))
     console = Console(width=max(Console().width, _WIDTH), highlight=False, markup=False)
     console.print(shown)
     counts = Counter(check.state for check in checks)
     differs = f"{counts['differs']} differ" if counts["differs"] else "nothing differs"
     console.print(f"{audit}: {counts['verified']} verified, {differs}, {counts['not checked']} not checked")
-
-
-def _on_one_line(text: str) -> str:
-    """With line feeds and what else would move the cursor spelled out: names in a record may be anything."""
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def _as_json(record: AuditRecord, checks: list[Check]) -> dict[str, Any]:

@@ -9,8 +9,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+import fgunlearn
 from fgunlearn import patch as patches
 from fgunlearn.checkpoint_files import read_checkpoint
+from fgunlearn.cli.paths import check_apart
+from fgunlearn.cli.text import on_one_line
 from fgunlearn.files import replacing
 
 app = typer.Typer(
@@ -50,7 +53,9 @@ def create(
 ) -> None:
     """Write the patch that makes RESULT of BASE."""
     _check_record(audit, {"PATCH_FILE": patch_file}, {"BASE": base, "RESULT": result})
-    found = patches.create(base, result, patch_file, metadata=_notes(note or []))
+    found = patches.create(
+        base, result, patch_file, metadata={"fgunlearn": fgunlearn.__version__, **_notes(note or [])}
+    )
     print(f"{found.changed} of {_total(found)} values change: {patch_file}, {found.size} bytes.")
     _record(patch_file, audit)
 
@@ -92,7 +97,7 @@ def inspect(
 
     found = patches.inspect(patch_file)
     if json is not None:
-        _check_apart(json, "--json", {"PATCH_FILE": patch_file})
+        check_apart(json, "--json", {"PATCH_FILE": patch_file})
         with replacing(json) as temporary:
             temporary.write_bytes(indented(_as_data(found)))
     shown = Table("tensor", "dtype", "shape", "changed", "of", "share", box=None)
@@ -102,11 +107,11 @@ def inspect(
         if tensor.changed:
             share = f"{tensor.changed / tensor.numel:.3%}"
             shape = " x ".join(map(str, tensor.shape)) or "scalar"
-            shown.add_row(_line(tensor.name), tensor.dtype, shape, str(tensor.changed), str(tensor.numel), share)
+            shown.add_row(on_one_line(tensor.name), tensor.dtype, shape, str(tensor.changed), str(tensor.numel), share)
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     console.print(f"{patch_file}: {found.size} bytes, SHA-256 {found.sha256}")
     for name, value in found.metadata.items():
-        console.print(f"{_line(name)}: {_line(str(value))}")
+        console.print(f"{on_one_line(name)}: {on_one_line(str(value))}")
     tensors = f"{shown.row_count} of {len(found.tensors)} tensors"
     console.print(f"{found.changed} of {_total(found)} values change, in {tensors}")
     if shown.row_count:
@@ -115,11 +120,6 @@ def inspect(
 
 def _total(found: patches.Patch) -> int:
     return sum(tensor.numel for tensor in found.tensors)
-
-
-def _line(text: str) -> str:
-    """On one line, with nothing that moves the cursor: a patch may come from anywhere."""
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def _as_data(found: patches.Patch) -> dict[str, object]:
@@ -157,18 +157,10 @@ def _check_record(audit: Path | None, others: dict[str, Path | None], checkpoint
         return
     if not audit.parent.is_dir() or audit.is_dir():
         raise ValueError(f"--audit: {audit} is no place for a file")
-    _check_apart(audit, "--audit", {**others, **checkpoints})
+    check_apart(audit, "--audit", {**others, **checkpoints})
     for argument, path in checkpoints.items():
         for file in read_checkpoint(path).files:
-            _check_apart(audit, "--audit", {f"a file of {argument}": file.path})
-
-
-def _check_apart(path: Path, option: str, others: dict[str, Path | None]) -> None:
-    for other, given in others.items():
-        if given is None:
-            continue
-        if path.resolve() == given.resolve() or (path.exists() and given.exists() and path.samefile(given)):
-            raise ValueError(f"{option}: {path} is {other} as well")
+            check_apart(audit, "--audit", {f"a file of {argument}": file.path})
 
 
 def _record(patch_file: Path, audit: Path | None) -> None:

@@ -42,5 +42,10 @@ def check_apart(path: Path | None, option: str, others: Mapping[str, Path | None
         ValueError: it is the file of another option.
     """
     for other, given in others.items():
-        if path is not None and given is not None and path.resolve() == given.resolve():
+        if path is not None and given is not None and _same(path, given):
             raise ValueError(f"{option}: {path} is the file of {other}")
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether both name one file: by the same path, through links, or as hard links."""
+    return one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other))
