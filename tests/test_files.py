@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fgunlearn.files import replacing
+from fgunlearn.files import begun_beside, replacing
 
 
 def test_the_file_takes_the_place_of_the_old_one_when_the_block_ends(tmp_path: Path) -> None:
@@ -59,3 +59,11 @@ def test_the_new_file_has_the_old_ones_permissions(tmp_path: Path, mode: int) ->
 def test_a_folder_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="nowhere"), replacing(tmp_path / "nowhere" / "out"):
         pass
+
+
+def test_what_a_killed_process_left_is_found_by_the_file_s_own_name(tmp_path: Path) -> None:
+    for name in ("out", "[o]ut", "out.2"):
+        with replacing(tmp_path / name) as temporary:
+            assert begun_beside(tmp_path / name) == [temporary]
+            assert name == "out" or begun_beside(tmp_path / "out") == []
+    assert [begun_beside(path) for path in tmp_path.iterdir()] == [[], [], []]

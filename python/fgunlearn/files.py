@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import secrets
 from collections.abc import Iterator
@@ -42,6 +43,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 def beside(path: Path) -> Path:
     """A name in the same folder that nothing has, and nobody guesses."""
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+
+
+def begun_beside(path: Path) -> list[Path]:
+    """What processes that were killed have left of new versions of a file; or those at work write just now."""
+    return list(path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 16}.part"))
 
 
 def reserve(descriptor: int, size: int) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fgunlearn.checkpoint_files import INDEX, CheckpointFiles, check_regular, let_go, mapped, pieces, read_checkpoint
-from fgunlearn.files import replacing, reserve, sync_folder
+from fgunlearn.files import begun_beside, replacing, reserve, sync_folder
 from fgunlearn.patch.exchange import Direction, Pair, match, walk_all
 from fgunlearn.patch.format import read_patch
 from fgunlearn.patch.journal import journal_of, unfinished
@@ -73,6 +73,9 @@ def recover(path: str | os.PathLike[str]) -> bool:
 
 
 def _take_back(path: Path) -> bool:
+    for back in (False, True):  # journals that were not written to their end: nothing was changed yet
+        for begun in begun_beside(journal_of(path, back)):
+            begun.unlink()
     found = False
     for journal, back in list(unfinished(path)):
         if journal.is_symlink():
