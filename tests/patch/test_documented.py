@@ -45,7 +45,7 @@ def test_the_page_s_reader_makes_of_a_checkpoint_what_the_package_does(reader: A
     assert result == {name: held.tobytes() for name, held in load_file(new_file).items()}
     back = reader.changed(made.read_bytes(), new_file.read_bytes(), back=True)
     assert back == {name: held.tobytes() for name, held in base.items()}
-    with pytest.raises(ValueError, match="a is not what the patch starts from"):
+    with pytest.raises(ValueError, match="is not what the patch starts from"):
         reader.changed(made.read_bytes(), new_file.read_bytes())
 
 
