@@ -5,6 +5,7 @@ from typing import Any
 from fgunlearn import audit, distributed, methods, metrics, ops
 from fgunlearn.optim import SparseOptimizer, clip_grad_norm_, no_drift
 from fgunlearn.perturb import Ascent, Gaussian, Reset, Shrink, Zero, perturb_
+from fgunlearn.resuming import Checkpoint
 from fgunlearn.selection import RandomK, RandomTopK, Selection, TopK, randomk, score, select, topk
 from fgunlearn.spdgan import SPDGAN
 from fgunlearn.unlearning import Repair, Result, unlearn
@@ -26,6 +27,7 @@ def build_info() -> dict[str, Any]:
 __all__ = [
     "SPDGAN",
     "Ascent",
+    "Checkpoint",
     "Gaussian",
     "RandomK",
     "RandomTopK",
