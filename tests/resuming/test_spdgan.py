@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import multiprocessing
 import signal
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import nn
 
 import fgunlearn as fg
 from fgunlearn.spdgan import Fitting
+from fgunlearn.spdgan.saving import Saving, Training
 from interrupted import Killed, bits, drawn, killed_after, mlp, seed_all, shuffled
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -110,3 +112,20 @@ def test_one_that_fails_for_good_leaves_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match="diverged"):
         fit(tmp_path / "run", 5, lr=1e30, critic_weight=0.0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_largest_shift_so_far_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It decides about the generators that are kept, where the critic presses the shift down again."""
+    held: list[float] = []
+    begin, after_step = Saving.begin, Saving.after_step
+    changes = {"check_every": 2, "critic_ramp": 0.0}
+
+    def saved(self: Saving, training: Training) -> None:
+        after_step(self, training)
+        held.append(training.best)
+
+    monkeypatch.setattr(Saving, "after_step", saved)
+    interrupt(tmp_path / "run", 7, 5, **changes)
+    monkeypatch.setattr(Saving, "begin", lambda self, training: (begin(self, training), held.append(training.best)))
+    interrupt(tmp_path / "run", 1, 5, **changes)
+    assert held[-1] == held[5] > -math.inf  # after step 6

@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 import fgunlearn as fg
-from interrupted import Case, Killed, bits, drawn, interrupt, killed_after, outcome, seed_all, shuffled
+from interrupted import Augmented, Case, Killed, bits, drawn, interrupt, killed_after, outcome, seed_all, shuffled
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 
@@ -32,6 +33,12 @@ CASES = {
     "unguided": Case({"forget": "unlikelihood", "guided": False, "stop": False}),
     "never stopped": Case({"forget": "unlikelihood"}, heldout=False),
     "targets of an augmented loader": Case({"forget": "heldout"}, retain="augmented"),
+    "targets of augmented held-out data": Case(
+        {"forget": "heldout"}, options={"heldout_loader": DataLoader(Augmented(20, 3), 8, shuffle=True)}
+    ),
+    "targets that follow less often": Case(
+        {"forget": "heldout", "forget_batch": 6}, options={"heldout_loader": shuffled(60, 3)}
+    ),
     "no momentum": Case({"momentum": 0.0}),
     "nesterov and decay": Case({"nesterov": True, "weight_decay": 0.01, "schedule": "cosine"}),
     "all parameters": Case({"update": "all", "forget": "unlikelihood"}),

@@ -93,10 +93,11 @@ class Call:
             )
 
     def going_on(self) -> None:
-        """Everything is found to be as it was: says so."""
+        """Everything is found to be as it was, and was taken over: says so."""
         assert self._found is not None
+        step, self._found = self._found.facts["step"], None  # which may be as large as the model
         if self._checkpoint.resumed is not None:
-            self._checkpoint.resumed(self._found.facts["step"])
+            self._checkpoint.resumed(step)
 
     def write(self, step: int, state: Contents) -> None:
         """Writes the file anew.

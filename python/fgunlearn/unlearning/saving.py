@@ -157,6 +157,7 @@ class Saving:
             return self._position, ()
         with self._call.unmoved_if_refused():
             rest = self._position.rest(self.found.contents.part("position"))
+        self.found.contents.tensors.clear()  # as large as the model, if all of it changes
         self._call.going_on()
         return self._position, rest
 
