@@ -101,6 +101,8 @@ def retained(kind: str) -> Any:
         return shuffled(40, 1, generator=torch.Generator().manual_seed(8))
     if kind == "worker":
         return DataLoader(Augmented(40, 1), 8, shuffle=True, num_workers=1)
+    if kind == "lasting worker":
+        return shuffled(40, 1, num_workers=1, persistent_workers=True)
     assert kind == "shuffled"
     return shuffled(40, 1)
 

@@ -17,10 +17,24 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 import fgunlearn as fg
 from fgunlearn.resuming import file
-from interrupted import Case, Killed, bits, drawn, interrupt, killed_after, listed, mlp, outcome, seed_all, shuffled
+from interrupted import (
+    Augmented,
+    Case,
+    Killed,
+    bits,
+    drawn,
+    interrupt,
+    killed_after,
+    listed,
+    mlp,
+    outcome,
+    seed_all,
+    shuffled,
+)
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 
@@ -198,6 +212,18 @@ def test_a_loader_that_counts_its_passes_must_tell(tmp_path: Path) -> None:
     assert outcome(case, path, retain_loader=Telling()) == expected
 
 
+def test_a_worker_that_lasts_and_draws_random_numbers_is_refused(tmp_path: Path) -> None:
+    def lasting() -> Any:
+        return DataLoader(Augmented(40, 1), 8, shuffle=True, num_workers=1, persistent_workers=True)
+
+    interrupt(CASE, tmp_path / "run", 8, retain_loader=lasting())
+    refused(
+        tmp_path / "run",
+        "another batch where it gave batch [13] of a pass .* drawn by persistent_workers",
+        retain_loader=lasting(),
+    )
+
+
 def test_a_loader_that_has_become_shorter_is_named(path: Path) -> None:
     refused(path, "retain_loader gives only 3 batches where it gave batch 4 of a pass", retain_loader=Short())
 
@@ -253,6 +279,7 @@ def test_what_a_process_left_that_was_killed_as_it_wrote_goes_away(tmp_path: Pat
         (("run", 0), ValueError, "every must be >= 1, got 0"),
         (("run", 2.0), TypeError, "every must be an int, got 2.0"),
         (("run", True), TypeError, "every must be an int, got True"),
+        (("run", 5, 3), TypeError, "resumed must be a function or None, got 3"),
     ],
 )
 def test_bad_arguments_of_a_checkpoint_are_named(

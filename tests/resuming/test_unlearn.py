@@ -20,7 +20,7 @@ from interrupted import Augmented, Case, Killed, bits, drawn, interrupt, killed_
 pytestmark = pytest.mark.usefixtures("_one_thread")
 
 KINDS = ("none", "ascent", "unlikelihood", "random_label", "neighbour", "heldout")
-LOADERS = ("list", "with empty batches", "seeded batches", "augmented", "own generator", "worker")
+LOADERS = ("list", "with empty batches", "seeded batches", "augmented", "own generator", "worker", "lasting worker")
 
 
 def summed_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:

@@ -27,7 +27,9 @@ class Checkpoint:
 
     A loader whose order depends on more than that, such as one that counts its passes, must have ``state_dict()``,
     which returns what JSON can hold, and ``load_state_dict(state)``, for a pass to begin as it did then. One that gives
-    another batch than before is refused where that shows: the last batch before the checkpoint is compared.
+    another batch than before is refused where that shows: the last batch before the checkpoint is compared, and all
+    data of the other loaders. So is a DataLoader with ``persistent_workers`` that draws random numbers in them. Of
+    ``loss_fn`` the name alone is compared, and what a model holds beside parameters and buffers is not known.
 
     Args:
         path: of the file, in a folder that exists.
@@ -46,6 +48,8 @@ class Checkpoint:
         if not isinstance(self.path, (str, os.PathLike)):
             raise TypeError(f"path must be a path, got {self.path!r}")
         check_count(self.every, "every")
+        if self.resumed is not None and not callable(self.resumed):
+            raise TypeError(f"resumed must be a function or None, got {self.resumed!r}")
 
     def check(self) -> None:
         """That the file can be put there.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from torch.utils.data import DataLoader
+
 from fgunlearn.batches import Loader, without_samples
 from fgunlearn.resuming.file import Contents
 from fgunlearn.resuming.identity import digest
@@ -30,6 +32,7 @@ class Position:
         self._all = [loader, *others]
         self._steps = 0  # batches with samples that were given
         self._taken = 0  # all batches of this pass that were
+        self._had_workers = False  # when this pass began
         self._pass_began: RandomStates | None = None
         self._before_last: RandomStates | None = None
         self._last = ""
@@ -37,6 +40,7 @@ class Position:
     def __iter__(self) -> Iterator[Any]:
         """One more pass."""
         self._pass_began, self._taken = RandomStates.now([self._loader]), 0
+        self._had_workers = _has_workers(self._loader)
         yield from self._following(iter(self._loader))
 
     def _following(self, batches: Iterator[Any]) -> Iterator[Any]:
@@ -59,7 +63,8 @@ class Position:
         """Where it is: for a file, after a step whose number is a multiple of ``every``."""
         assert self._pass_began is not None
         assert self._before_last is not None
-        found = Contents({}, {"steps": self._steps, "taken": self._taken, "last": self._last})
+        facts = {"steps": self._steps, "taken": self._taken, "last": self._last, "workers": self._had_workers}
+        found = Contents({}, facts)
         found.put("pass", self._pass_began.contents())
         found.put("before", self._before_last.contents())
         found.put("now", RandomStates.now(self._all).contents())
@@ -75,6 +80,8 @@ class Position:
         """
         loaders = [self._loader]
         began, before, now = (RandomStates.of(saved.part(name)) for name in ("pass", "before", "now"))
+        if saved.facts["workers"] and not _has_workers(self._loader):
+            iter(self._loader)  # has them from now on, without a number drawn for the pass that counts
         began.restore(loaders)
         batches = iter(self._loader)
         taken = saved.facts["taken"]
@@ -89,11 +96,22 @@ class Position:
             raise self._differs("another batch", taken)
         now.restore(self._all, reading=self._loader)
         self._steps, self._taken, self._pass_began = saved.facts["steps"], taken, began
+        self._had_workers = saved.facts["workers"]
         return (batch for batch in self._following(batches) if not without_samples(batch))
 
     def _differs(self, what: str, taken: int) -> ValueError:
+        if isinstance(self._loader, DataLoader):
+            advice = "is it other data, or drawn by persistent_workers or a generator that the loader does not hold?"
+        else:
+            advice = (
+                "if its order depends on more than global random numbers, it needs state_dict() and load_state_dict()"
+            )
         return ValueError(
-            f"checkpoint: {self._argument} gives {what} where it gave batch {taken} of a pass before the checkpoint: "
-            "a loader whose order depends on more than global random numbers and a DataLoader's generators needs "
-            "state_dict() and load_state_dict()"
+            f"checkpoint: {self._argument} gives {what} where it gave batch {taken} of a pass before the checkpoint; "
+            + advice
         )
+
+
+def _has_workers(loader: Loader) -> bool:
+    """Whether worker processes of an earlier pass are still there: a DataLoader draws a seed for new ones only."""
+    return isinstance(loader, DataLoader) and loader.persistent_workers and loader._iterator is not None
