@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fgunlearn import audit, distributed, methods, metrics, ops, patch
     from fgunlearn.optim import SparseOptimizer, clip_grad_norm_, no_drift
     from fgunlearn.perturb import Ascent, Gaussian, Reset, Shrink, Zero, perturb_
+    from fgunlearn.resuming import Checkpoint
     from fgunlearn.selection import RandomK, RandomTopK, Selection, TopK, randomk, score, select, topk
     from fgunlearn.spdgan import SPDGAN
     from fgunlearn.unlearning import Repair, Result
@@ -26,6 +27,7 @@ _HOMES = {
     **dict.fromkeys(("SparseOptimizer", "clip_grad_norm_", "no_drift"), "optim"),
     **dict.fromkeys(("Ascent", "Gaussian", "Reset", "Shrink", "Zero", "perturb_"), "perturb"),
     **dict.fromkeys(("RandomK", "RandomTopK", "Selection", "TopK", "randomk", "score", "select", "topk"), "selection"),
+    "Checkpoint": "resuming",
     "SPDGAN": "spdgan",
     **dict.fromkeys(("Repair", "Result", "unlearn"), "unlearning"),
 }
@@ -72,6 +74,7 @@ def build_info() -> dict[str, Any]:
 __all__ = [
     "SPDGAN",
     "Ascent",
+    "Checkpoint",
     "Gaussian",
     "RandomK",
     "RandomTopK",

@@ -34,7 +34,8 @@ def test_errors_are_those_of_all_ranks_and_leave_the_model(tmp_path: Path) -> No
     assert "stop=True looks at heldout_loader by itself" in first[6]
     assert "don't agree on the memory: it differs on rank 1" in first[7]
     assert "diverged" in first[8]
-    assert "forget_loader" in first[9]
+    assert "checkpoint is for a model in one process" in first[9]
+    assert "forget_loader" in first[10]
 
 
 def test_methods_that_one_process_runs_refuse_shards_by_name(tmp_path: Path) -> None:

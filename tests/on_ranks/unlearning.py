@@ -93,6 +93,7 @@ def failures(rank: int, size: int) -> list[str]:
         {"repair": fg.Repair(forget="ascent"), "heldout_loader": retain},
         {"memory": "streaming" if odd else "dense"},
         {"repair": fg.Repair(epochs=3, lr=1e30, batch_norm="eval")},
+        {"checkpoint": fg.Checkpoint("run")},
     ]
     for call in calls:
         given = {"forget_loader": forget, "retain_loader": retain, "strategy": strategy, **call}

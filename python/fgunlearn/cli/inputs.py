@@ -12,11 +12,36 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fgunlearn.batches import evaluation_mode
-from fgunlearn.cli.paths import check_file
+from fgunlearn.cli.paths import check_apart, check_file, check_folder_of
 from fgunlearn.experiment.requests import read_rows
 from fgunlearn.metrics.accuracy import checked_logits
+from fgunlearn.resuming import Checkpoint
 
 Metadata = dict[str, str] | None
+
+
+def checkpoint_of(path: Path | None, every: int | None, others: Mapping[str, Path | None]) -> Checkpoint | None:
+    """What --checkpoint and --checkpoint-every ask for; a call that goes on says so on stderr.
+
+    Args:
+        path: of --checkpoint.
+        every: of --checkpoint-every.
+        others: the other files by option.
+
+    Raises:
+        ValueError: steps without a file; no place for it, or that of another option.
+    """
+    if path is None:
+        if every is not None:
+            raise ValueError(f"--checkpoint-every is about --checkpoint, and none is given; got {every}")
+        return None
+    check_folder_of(path, "--checkpoint")
+    check_apart(path, "--checkpoint", others)
+
+    def resumed(step: int) -> None:
+        print(f"fgunlearn: going on from {path}, after step {step}", file=sys.stderr)
+
+    return Checkpoint(path, **({} if every is None else {"every": every}), resumed=resumed)
 
 
 def load_model(path: Path, option: str, arch: str) -> tuple[nn.Module, dict[str, Tensor], Metadata]:

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import fgunlearn
-from fgunlearn.cli.inputs import check_fits, in_one_line, load_data, load_ids, load_model, read_tensors
-from fgunlearn.cli.paths import check_file, check_folder_of
+from fgunlearn.cli.inputs import check_fits, checkpoint_of, in_one_line, load_data, load_ids, load_model, read_tensors
+from fgunlearn.cli.paths import check_apart, check_file, check_folder_of
 from fgunlearn.cli.study import study
 from fgunlearn.experiment.data import Batches
 from fgunlearn.experiment.results import write_json
@@ -89,10 +89,18 @@ def train(
     seed: Annotated[
         int, typer.Option(help="Of the networks' weights, the draws and the held-out part.")
     ] = _DEFAULT.seed,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Where to keep the state of the training: after a kill the same command goes on from it."),
+    ] = None,
+    checkpoint_every: Annotated[
+        int | None, typer.Option(min=1, help="Steps between two writes of --checkpoint; 50 by default.")
+    ] = None,
 ) -> None:
     """Train an SPD-GAN against a source model, on the data it is to forget.
 
-    The result is written at once: after an error or Ctrl-C, --out is as it was.
+    The result is written at once: after an error or Ctrl-C, --out is as it was. --checkpoint is removed once the
+    training is done.
     """
     gan = SPDGAN(
         eps=eps,
@@ -117,6 +125,10 @@ def train(
         if not figures.is_dir():
             raise ValueError(f"--figures: there is no folder {figures}")
         check_matplotlib()
+    read = {"--model": model, "--data": data, "--forget": forget, "--out": out}
+    resumable = checkpoint_of(checkpoint, checkpoint_every, read)
+    for path in features_model or ():
+        check_apart(checkpoint, "--checkpoint", {"--features-model": path})
     network, _, _ = load_model(model, "--model", arch)
     _check_layer(network, layer, arch)
     further = [load_model(path, "--features-model", arch)[0] for path in features_model or ()]
@@ -133,6 +145,7 @@ def train(
         features=[network, *further],
         layer=layer,
         progress=True,
+        checkpoint=resumable,
     )
     gan.save(out)
     chosen = torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed))[:_MOST_TESTED].sort().values

@@ -14,7 +14,7 @@ from rich.table import Table
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fgunlearn.cli.inputs import load_data, load_ids, load_model
+from fgunlearn.cli.inputs import checkpoint_of, load_data, load_ids, load_model
 from fgunlearn.cli.paths import check_apart, check_folder_of
 from fgunlearn.cli.recording import Recording, RecordOptions
 from fgunlearn.experiment.data import Batches
@@ -116,11 +116,20 @@ def unlearn_command(
     save_selection: Annotated[
         Path | None, typer.Option(help="Where to write the selected coordinates, a safetensors file.")
     ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Where to keep the state of the repair: after a kill the same command goes on from it."),
+    ] = None,
+    checkpoint_every: Annotated[
+        int | None, typer.Option(min=1, help="Steps between two writes of --checkpoint; 50 by default.")
+    ] = None,
 ) -> None:
     """Forget some rows of the training data, in a model of your own.
 
     The function of --arch is imported with the current folder on the path. The result is written at once: after an
     error or Ctrl-C, --out is as it was, and so is --audit.
+
+    --checkpoint is removed once the repair is done.
     """
     about = RecordOptions(
         audit=audit,
@@ -138,6 +147,8 @@ def unlearn_command(
     kept = {**read, "--retrained": retrained, "--gan": gan, "--sign": sign, "--salt": salt, "--out": out}
     check_apart(save_selection, "--save-selection", kept)
     check_apart(audit, "--audit", {**kept, "--save-selection": save_selection})
+    further = {"--save-selection": save_selection, "--audit": audit}
+    resumable = checkpoint_of(checkpoint, checkpoint_every, {**kept, **further})
     network, weights, metadata = load_model(model, "--model", arch)
     trainable(network)
     x, y = load_data(data, "--data")
@@ -184,6 +195,7 @@ def unlearn_command(
             progress=True,
             memory=memory,  # type: ignore[arg-type]
             memory_budget=memory_budget,
+            checkpoint=resumable,
         )
     with replacing(out) as temporary:
         _write(network, weights, metadata, temporary)

@@ -76,6 +76,14 @@ class Batches:
             x = self._x.index_select(0, chosen)
             yield x if self._prepare is None else self._prepare(x), self._y.index_select(0, chosen)
 
+    def state_dict(self) -> dict[str, int]:
+        """Where it is between two passes, for a :class:`fgunlearn.Checkpoint`."""
+        return {"passes": self._passes}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes to where :meth:`state_dict` was taken."""
+        self._passes = state["passes"]
+
 
 @dataclass(frozen=True)
 class Samples:

@@ -19,6 +19,7 @@ from fgunlearn.metrics.mmd import median_bandwidth, squared_mmd
 from fgunlearn.seeding import seeded
 from fgunlearn.spdgan.networks import Critic
 from fgunlearn.spdgan.samples import CHUNK
+from fgunlearn.spdgan.saving import Saving, Training
 from fgunlearn.spdgan.settings import Fitting
 
 Look = Callable[[Tensor], Tensor]
@@ -82,12 +83,15 @@ def fit_generator(
     settings: Fitting,
     width: int,
     seed: int,
-    tick: Callable[[], None],
+    tick: Callable[[int], None],
+    saving: Saving | None = None,
 ) -> tuple[nn.Module, History]:
     """Trains a generator, and returns its moving average at the last look that found the shift in place, in eval mode.
 
     A critic may press the shift down again once it has its weight: a generator is kept while its held-out shift is at
     least half of the largest since then.
+
+    ``tick`` is called with the number of steps that were taken, 1 but where a checkpoint is gone on from.
 
     Raises:
         FloatingPointError: a loss or a weight became NaN or infinite.
@@ -100,10 +104,19 @@ def fit_generator(
     optimizer = torch.optim.Adam(generator.parameters(), settings.lr, betas=_BETAS)
     average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(settings.average))
     history = History()
-    best, kept = -math.inf, average.module.state_dict()
     pending: dict[str, list[Tensor]] = {"shift": [], "magnitude": [], "generator_loss": [], "critic_loss": []}
+    networks: dict[str, nn.Module] = {"generator": generator}
+    optimizers: dict[str, torch.optim.Optimizer] = {"generator": optimizer}
+    if critic is not None:
+        networks["critic"], optimizers["critic"] = critic.network, critic.optimizer
+    training = Training(
+        networks, optimizers, average, draws, history, pending, kept=average.module.state_dict(), best=-math.inf
+    )
+    if saving is not None:
+        saving.begin(training)
+        tick(training.step)
     generator.train()
-    for step in range(1, settings.steps + 1):
+    for step in range(training.step + 1, settings.steps + 1):
         x = torch.cat([_drawn(part, settings.batch, len(material.inputs), draws) for part in material.inputs])
         shifted = perturb(generator, x, 1.0)
         if critic is not None:
@@ -120,31 +133,41 @@ def fit_generator(
         loss = torch.stack([weight * term.detach() for weight, term in terms]).sum()
         for name, value in (("shift", shift), ("magnitude", magnitude), ("generator_loss", loss)):
             pending[name].append(value.detach())
-        tick()
-        if step % settings.check_every and step < settings.steps:
-            continue
-        _settle(pending, history, step)  # the one wait for the device
-        with torch.no_grad():
-            asked = material.heldout[:_MOST_HELDOUT].split(CHUNK)
-            shown = [perturb(average.module, part, 1.0) for part in asked]
-            found = torch.stack([look.heldout(shown) for look in shifts]).mean()
-        history.heldout_step.append(step)
-        history.heldout_shift.append(float(found))
-        if not math.isfinite(history.heldout_shift[-1]):
-            raise _diverged("heldout shift", step)
-        if critic is None or settings.critic_share(step) == 1.0:
-            best = max(best, history.heldout_shift[-1])
-        if history.heldout_shift[-1] >= _ENOUGH * best:
-            history.kept_step = step
-            kept = {name: value.clone() for name, value in average.module.state_dict().items()}
-        if _levelled_off(history.heldout_shift, settings.patience) and step < settings.steps:
-            history.stopped = True
-            break
-    average.module.load_state_dict(kept)
+        training.step = step
+        tick(1)
+        if step % settings.check_every == 0 or step == settings.steps:
+            _look_at(training, material, shifts, perturb, settings)
+            if history.stopped:
+                break
+        if saving is not None and step < settings.steps:
+            saving.after_step(training)
+    average.module.load_state_dict(training.kept)
     made: nn.Module = average.module.to(device).eval().requires_grad_(False)
     if not all(bool(p.isfinite().all()) for p in made.parameters()):
         raise _diverged("a weight of the generator", len(history.shift))
     return made, history
+
+
+def _look_at(
+    training: Training, material: Material, shifts: Sequence[_Shift], perturb: Perturb, settings: Fitting
+) -> None:
+    """A look at the held-out forget data: whether to keep the generator, and whether to stop."""
+    history, step, average = training.history, training.step, training.average
+    _settle(training.pending, history, step)  # the one wait for the device
+    with torch.no_grad():
+        asked = material.heldout[:_MOST_HELDOUT].split(CHUNK)
+        shown = [perturb(average.module, part, 1.0) for part in asked]
+        found = torch.stack([look.heldout(shown) for look in shifts]).mean()
+    history.heldout_step.append(step)
+    history.heldout_shift.append(float(found))
+    if not math.isfinite(history.heldout_shift[-1]):
+        raise _diverged("heldout shift", step)
+    if "critic" not in training.networks or settings.critic_share(step) == 1.0:
+        training.best = max(training.best, history.heldout_shift[-1])
+    if history.heldout_shift[-1] >= _ENOUGH * training.best:
+        history.kept_step = step
+        training.kept = {name: value.clone() for name, value in average.module.state_dict().items()}
+    history.stopped = _levelled_off(history.heldout_shift, settings.patience) and step < settings.steps
 
 
 def _pull(shifted: Tensor, terms: Sequence[tuple[float, Tensor]]) -> Tensor:
@@ -168,14 +191,14 @@ class _Critic:
         with seeded(seed + 1):
             self.network = Critic(reference.shape[1:], width).to(reference.device)
         self._reference, self._batch = reference, settings.batch
-        self._optimizer = torch.optim.Adam(self.network.parameters(), settings.lr, betas=_BETAS)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), settings.lr, betas=_BETAS)
 
     def step(self, shifted: Tensor, draws: torch.Generator) -> Tensor:
         real = _drawn(self._reference, self._batch, 1, draws)
         loss = F.relu(1.0 - self.network(real - 0.5)).mean() + F.relu(1.0 + self.network(shifted - 0.5)).mean()
-        self._optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self._optimizer.step()
+        self.optimizer.step()
         return loss.detach()
 
 

@@ -17,12 +17,14 @@ from fgunlearn.batches import Loader, device_of, evaluation_mode, x_and_y
 from fgunlearn.features import InputOf
 from fgunlearn.ops.spd_perturb import spd_perturb
 from fgunlearn.progress import bar
+from fgunlearn.resuming import Checkpoint
 from fgunlearn.seeding import seeded
 from fgunlearn.spdgan import networks
 from fgunlearn.spdgan.budget import Budget
 from fgunlearn.spdgan.fit import Material, fit_generator
 from fgunlearn.spdgan.fitted import Fitted, damaged, read, write
 from fgunlearn.spdgan.samples import CHUNK, Sampled, UnitRange, check_bounds, sampled, unit_range
+from fgunlearn.spdgan.saving import Saving
 from fgunlearn.spdgan.settings import Fitting, check_count, check_number
 
 Norm = Literal["none", "l2", "linf"]
@@ -114,6 +116,7 @@ class SPDGAN:
         features: Sequence[nn.Module] | None = None,
         layer: str | None = None,
         progress: bool = False,
+        checkpoint: Checkpoint | None = None,
     ) -> SPDGAN:
         """Trains the generator. After an error or Ctrl-C the SPDGAN is as it was before.
 
@@ -134,6 +137,8 @@ class SPDGAN:
                 averaged. The source model alone when None.
             layer: the module whose input is called features; the last ``nn.Linear`` when None.
             progress: show a bar.
+            checkpoint: where to keep the state of the training every so many steps, and to go on from if it is there,
+                see :class:`fgunlearn.Checkpoint`; None for nowhere.
 
         Returns:
             Itself.
@@ -141,16 +146,23 @@ class SPDGAN:
         Raises:
             TypeError: batches that are not ``(x, y)`` with a floating-point x; ``features`` that is one model.
             ValueError: fewer than 2 forget samples, samples of other shapes than the networks take, no such layer, a
-                model that does not return logits, an accuracy budget that can't be kept.
+                model that does not return logits, an accuracy budget that can't be kept, a checkpoint that is damaged
+                or of another call.
             FloatingPointError: training diverged.
+            OSError: a checkpoint that can't be read or written.
         """
         start = time.perf_counter()
         if isinstance(features, nn.Module):  # some can be iterated over, and would be taken for a list of their layers
             raise TypeError(f"features must be a sequence of models, got one {type(features).__name__}")
-        forget = sampled(loader, "loader", self.seed)
-        train = None if train_loader is None else sampled(train_loader, "train_loader", self.seed + 1)
         looked_at = (model,) if features is None else tuple(features)
-        shape = _checked(forget, train, model, looked_at)
+        saving = None if checkpoint is None else Saving(checkpoint, [loader, train_loader])
+        with contextlib.nullcontext() if saving is None else saving.checking():
+            forget = sampled(loader, "loader", self.seed)
+            train = None if train_loader is None else sampled(train_loader, "train_loader", self.seed + 1)
+            shape = _checked(forget, train, model, looked_at)
+            if saving is not None:
+                options = {**self._configuration(), "fitting": self.fitting}
+                saving.agree(model, looked_at, layer, forget, train, options)
         device = device_of(model)
         scope = self._range_of(forget, train).to(device)
         with seeded(self.seed):
@@ -160,6 +172,8 @@ class SPDGAN:
             stack.enter_context(torch.enable_grad())
             for looked in (model, *looked_at):
                 stack.enter_context(evaluation_mode(looked))
+            if saving is not None:
+                stack.enter_context(saving.until_done())
             display = stack.enter_context(bar(progress))
             ticker = display.add_task("SPD-GAN", total=self.fitting.steps)
             budget = Budget(model, forget, scope)
@@ -171,7 +185,8 @@ class SPDGAN:
                 self.fitting,
                 self.width,
                 self.seed,
-                lambda: display.advance(ticker),
+                lambda steps: display.advance(ticker, steps),
+                saving,
             )
             scale, accuracy = budget.largest_scale(
                 lambda unit, scale: self._perturbed(made, unit, scale), self.fitting.accuracy_budget
@@ -183,7 +198,7 @@ class SPDGAN:
                 scale=scale,
                 accuracy=budget.accuracy,
                 shifted_accuracy=accuracy,
-                seconds=time.perf_counter() - start,
+                seconds=time.perf_counter() - start + (0.0 if saving is None else saving.seconds),
                 history=history,
             )
         return self

@@ -24,6 +24,8 @@ from fgunlearn.batches import (
     x_and_y,
 )
 from fgunlearn.metrics.outputs import Outputs
+from fgunlearn.resuming.file import Contents
+from fgunlearn.resuming.random_states import RandomStates
 from fgunlearn.unlearning.neighbours import NeighbourVotes, Place, check_class_numbers, telling_layer
 from fgunlearn.unlearning.repair import Repair
 from fgunlearn.unlearning.stopping import StopRule
@@ -32,6 +34,8 @@ from fgunlearn.unlearning.targets import Targets
 _SUPPORT_SLACK = 0.02  # a likelihood this little above the neighbours' support is not pushed further
 
 _VOTE_SMOOTHING = 0.02
+
+_COUNTERS = ("order", "checked", "follow_at", "since_followed", "looked_at")  # attributes that a checkpoint holds
 
 _FOLLOWED = 2  # passes over the forget data from one look at how the model treats held-out data to the next, at least
 
@@ -42,6 +46,9 @@ class ForgetTerm:
     With the default loss, one forward pass serves both: the forget samples go through the model in one batch with the
     retain samples, so that batch norm sees the mixture it was trained on. A ``loss_fn`` of the user's gets a pass of
     its own, and only "ascent" is defined for it; the mean of that loss then is what the stop rule compares.
+
+    ``resumable`` is for a call with checkpoints. With ``saved``, what :meth:`contents` told, nothing is asked of the
+    model or the remaining data: the term goes on.
     """
 
     def __init__(
@@ -52,6 +59,9 @@ class ForgetTerm:
         heldout_loader: Loader | None,
         loss_fn: LossFunction | None,
         repair: Repair,
+        *,
+        resumable: bool = False,
+        saved: Contents | None = None,
     ) -> None:
         self._kind = repair.forget
         self._loss_fn = loss_fn
@@ -68,6 +78,8 @@ class ForgetTerm:
         self._heldout: list[Any] = []
         self._follow_at = 1  # passes over the forget data at which the targets follow the model next,
         self._since_followed = 0  # if that many samples were trained on since they last did
+        self._looked_at = 0
+        self._heldout_began: RandomStates | None = None
         stopping = heldout_loader if repair.stop and repair.forget != "heldout" else None
         if stopping is not None:
             count_batches(stopping, "heldout_loader")
@@ -79,6 +91,8 @@ class ForgetTerm:
                 )
             if stopping is not None:
                 self._stop = StopRule(stopping, loss_fn=loss_fn)
+            if saved is not None:
+                self._go_on(saved, None)
             return
         pairs = [x_and_y(batch) for batch in self._batches]
         self._device = device_of(model)
@@ -92,17 +106,23 @@ class ForgetTerm:
         if repair.forget != "ascent" or stopping is not None:
             check_class_numbers(self._y, "forget_loader")
             self._y = self._y.long()  # what gather and scatter index by
+        self._guided = repair.guided and repair.forget == "unlikelihood"
+        if saved is not None:
+            self._go_on(saved, heldout_loader)
+            if stopping is not None:
+                self._stop = StopRule(stopping, saved.facts["expected"])
+            return
         if repair.forget == "heldout":
+            if resumable and heldout_loader is not None:
+                self._heldout_began = RandomStates.now([heldout_loader])
             self._prepare_targets(model, retain_loader, heldout_loader, class_count(model, pairs[0][0]), repair)
-        guided = repair.guided and repair.forget == "unlikelihood"
-        if guided or repair.forget == "neighbour" or stopping is not None:
+        if self._guided or repair.forget == "neighbour" or stopping is not None:
             classes = class_count(model, pairs[0][0])
             votes, labels = NeighbourVotes(model, retain_loader, classes, repair.neighbours, repair.neighbour_layer)(
                 pairs
             )
             expected = float((votes.argmax(1) == labels).float().mean())
             self._votes = votes
-        self._guided = guided
         if stopping is not None:
             self._stop = StopRule(stopping, expected)
 
@@ -128,6 +148,33 @@ class ForgetTerm:
         self._targets = Targets(source, votes, heldout_votes, heldout_labels.long(), vote.known)
         self._targets.follow(Outputs.of(model, self._heldout, "heldout_loader"))
         self._looked_at = len(source) + len(heldout_labels)  # samples of one look
+
+    def contents(self) -> Contents:
+        """Its state, for a checkpoint."""
+        tensors = {"generator": self._generator.get_state()}
+        if self._votes is not None:
+            tensors["votes"] = self._votes
+        facts = {name: getattr(self, f"_{name}") for name in _COUNTERS}
+        found = Contents(tensors, {**facts, "expected": None if self._stop is None else self._stop.expected_accuracy})
+        if self._targets is not None:
+            assert self._heldout_began is not None
+            found.put("targets", self._targets.contents())
+            found.put("heldout_began", self._heldout_began.contents())
+        return found
+
+    def _go_on(self, saved: Contents, heldout_loader: Loader | None) -> None:
+        self._generator.set_state(saved.tensors["generator"])
+        for name in _COUNTERS:
+            setattr(self, f"_{name}", saved.facts[name])
+        if "votes" in saved.tensors:
+            self._votes = saved.tensors["votes"].to(self._device)
+        if "targets" in saved.facts:
+            assert heldout_loader is not None
+            self._targets = Targets.restored(saved.part("targets"), self._device)
+            self._heldout_began = RandomStates.of(saved.part("heldout_began"))
+            self._heldout_began.restore([heldout_loader])
+            count_batches(heldout_loader, "heldout_loader")  # reads a loader without a length, as it did then
+            self._heldout = [batch for batch in heldout_loader if not without_samples(batch)]
 
     def losses(self, model: nn.Module, retain_batch: Any) -> tuple[Tensor, Tensor, int]:
         """The retain loss, the forget loss, and how many samples they took."""

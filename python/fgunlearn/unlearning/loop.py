@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -26,7 +26,8 @@ from fgunlearn.progress import bar
 from fgunlearn.selection.selection import Selection
 from fgunlearn.unlearning.forget_term import ForgetTerm
 from fgunlearn.unlearning.repair import Repair
-from fgunlearn.unlearning.result import DivergedError, Record, check_finite
+from fgunlearn.unlearning.result import DivergedError, Progress, Record, check_finite
+from fgunlearn.unlearning.saving import Saving
 
 
 def repair_(
@@ -37,6 +38,7 @@ def repair_(
     loss_fn: LossFunction | None,
     repair: Repair,
     progress: bool = False,
+    saving: Saving | None = None,
 ) -> Record:
     """Runs the repair on the model in place, in train mode; the caller restores modes."""
     parameters = trainable(model)
@@ -56,12 +58,16 @@ def repair_(
                 module.eval()
     per_epoch = count_batches(retain_loader, "retain_loader")
     total = max(round(repair.epochs * per_epoch), int(repair.epochs > 0))
-    record = Record()
-    retain_loss = forget_loss = 0.0
-    forgetting_in_epoch = 0
+    done = Progress()
+    batches: Iterable[Any] = retain_loader
+    rest: Iterable[Any] = ()  # of a pass that was interrupted
+    if saving is not None:
+        done = saving.begin(selection, optimizer)
+        batches, rest = saving.batches()
+    record = done.record
     with bar(progress) as display:
-        task = display.add_task("repair", total=total)
-        for step, batch in enumerate(_cycle(retain_loader, total)):
+        task = display.add_task("repair", total=total, completed=record.steps)
+        for step, batch in enumerate(_cycle(batches, total, rest, record.steps), record.steps):
             for group in optimizer.param_groups:
                 group["lr"] = repair.learning_rate((step + 0.5) / total)
             active = forget is not None and not record.stopped_forgetting and step < repair.forget_share * total
@@ -86,11 +92,11 @@ def repair_(
 
             record.steps += 1
             record.samples += samples
-            retain_loss += losses[1]
+            done.retain_loss += losses[1]
             if gone is not None:
                 record.forget_steps += 1
-                forgetting_in_epoch += 1
-                forget_loss += losses[2]
+                done.forgetting += 1
+                done.forget_loss += losses[2]
                 assert forget is not None
                 record.stopped_forgetting = forget.is_over(model, record.forget_steps)
             display.advance(task)
@@ -99,16 +105,18 @@ def repair_(
                 record.history.append(
                     {
                         "epoch": len(record.history) + 1,
-                        "retain_loss": retain_loss / in_epoch,
-                        "forget_loss": forget_loss / forgetting_in_epoch if forgetting_in_epoch else None,
+                        "retain_loss": done.retain_loss / in_epoch,
+                        "forget_loss": done.forget_loss / done.forgetting if done.forgetting else None,
                         "learning_rate": optimizer.param_groups[0]["lr"],
                     }
                 )
-                back = repair.retain_loss is not None and retain_loss / in_epoch <= repair.retain_loss
-                retain_loss = forget_loss = 0.0
-                forgetting_in_epoch = 0
+                back = repair.retain_loss is not None and done.retain_loss / in_epoch <= repair.retain_loss
+                done.retain_loss = done.forget_loss = 0.0
+                done.forgetting = 0
                 if back:
                     break
+            if saving is not None and step + 1 < total:
+                saving.after_step(done, forget)
     check_finite(parameters, f"lower lr ({repair.lr}) or weight ({repair.weight})")
     return record
 
@@ -120,8 +128,13 @@ def _means_over(processes: Processes | None, values: list[float]) -> list[float]
     return (processes.sum(torch.tensor(values, dtype=torch.float64)) / processes.size).tolist()
 
 
-def _cycle(loader: Loader, steps: int) -> Iterator[Any]:
-    taken = 0
+def _cycle(loader: Loader, steps: int, rest: Iterable[Any], taken: int) -> Iterator[Any]:
+    """Batches for ``steps`` steps, of which ``taken`` are done: first the rest of a pass, then pass after pass."""
+    for batch in rest:
+        if taken == steps:
+            return
+        taken += 1
+        yield batch
     while taken < steps:  # a loader with fewer batches than its length is read once more: there are as many steps
         for _, batch in one_pass(loader, "retain_loader"):
             if taken == steps:

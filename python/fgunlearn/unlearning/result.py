@@ -47,6 +47,16 @@ class Record:
 
 
 @dataclass
+class Progress:
+    """How far a repair has come: its record, and of the steps of this epoch the sums of losses and the forget steps."""
+
+    record: Record = field(default_factory=Record)
+    retain_loss: float = 0.0
+    forget_loss: float = 0.0
+    forgetting: int = 0
+
+
+@dataclass
 class Result:
     """What :func:`fgunlearn.unlearn` or a method of :mod:`fgunlearn.methods` did.
 

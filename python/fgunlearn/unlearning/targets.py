@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fgunlearn.metrics.outputs import Outputs
+from fgunlearn.resuming.file import Contents
 
 _LIMIT = 20.0  # of log-odds: likelihoods from 2e-9 on
 _SMOOTHING = 0.02  # of the targets of contradicted samples: one without a doubt would ask for infinite logits
@@ -75,6 +76,20 @@ class Targets:
         self._feedback = torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
         self._log_odds = torch.full_like(self._feedback, torch.nan)
         self._probabilities = self._others * (1.0 - _SMOOTHING) + _SMOOTHING / votes.shape[1]
+
+    def contents(self) -> Contents:
+        """All of its state, for a checkpoint."""
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return Contents(tensors, {"supported_share": self.supported_share})
+
+    @classmethod
+    def restored(cls, saved: Contents, device: torch.device) -> Targets:
+        """What :meth:`contents` told."""
+        made = object.__new__(cls)
+        made.supported_share = saved.facts["supported_share"]
+        for name, value in saved.tensors.items():
+            setattr(made, name, value.to(device))
+        return made
 
     def follow(self, heldout: Outputs, forget: Outputs | None = None) -> None:
         """Takes over how right and how sure the model now is on held-out data.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from typing import Any
 
@@ -13,6 +14,7 @@ from fgunlearn.distributed.gradients import refuse_unreduced
 from fgunlearn.distributed.processes import processes_of
 from fgunlearn.parameters import trainable
 from fgunlearn.perturb import Ascent, Gaussian, Perturbation, Reset, Shrink, Zero, perturb_
+from fgunlearn.resuming import Checkpoint
 from fgunlearn.selection import RandomK, RandomTopK, Strategy, TopK, select
 from fgunlearn.selection.choose import check_memory
 from fgunlearn.selection.strategies import resolve_k
@@ -22,6 +24,7 @@ from fgunlearn.unlearning.forget_term import ForgetTerm
 from fgunlearn.unlearning.loop import repair_
 from fgunlearn.unlearning.repair import Repair
 from fgunlearn.unlearning.result import Result
+from fgunlearn.unlearning.saving import Saving
 
 
 def unlearn(
@@ -37,6 +40,7 @@ def unlearn(
     progress: bool = False,
     memory: Memory = "dense",
     memory_budget: int | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Result:
     """Removes the influence of the forget data from the model, in place, approximately.
 
@@ -68,9 +72,13 @@ def unlearn(
         memory: how scores are held, see :func:`fgunlearn.select`; "streaming" chooses the coordinates of "dense". It is
             about scoring alone: each backward pass of the repair has all gradients.
         memory_budget: for "streaming", see :func:`fgunlearn.select`.
+        checkpoint: where to keep the state of the repair every so many steps, and to go on from if it is there, see
+            :class:`fgunlearn.Checkpoint`; None for nowhere. Not for DTensors.
 
     Raises:
-        TypeError, ValueError: what is wrong with which argument; an empty loader; a repair that diverged.
+        TypeError, ValueError: what is wrong with which argument; an empty loader; a repair that diverged; a checkpoint
+            that is damaged or of another call.
+        OSError: a checkpoint that can't be read or written; the model is back as it was.
     """
     repair = Repair() if repair is None else repair
     parameters = trainable(model)
@@ -87,7 +95,7 @@ def unlearn(
         if all(without_samples(batch) for batch in forget_batches):
             raise ValueError("forget_loader has no sample: there is nothing to forget")
         if processes is not None:
-            _refuse_for_shards(repair, heldout_loader)
+            _refuse_for_shards(repair, heldout_loader, checkpoint)
             refuse_unreduced(model)
         return {
             "strategy": strategy,
@@ -97,42 +105,74 @@ def unlearn(
             "number of retain batches": steps,
         }
 
-    if processes is None:
+    saving = None
+    if processes is not None:
+        agree(processes, "fgunlearn.unlearn", checked)
+    elif checkpoint is None:
         checked()
     else:
-        agree(processes, "fgunlearn.unlearn", checked)
+        saving = Saving(checkpoint, model, forget_loader, retain_loader, heldout_loader)
+        with saving.checking():
+            steps = checked()["number of retain batches"]
+            saving.agree(strategy, perturb, repair, loss_fn, (memory, memory_budget), forget_batches, steps)
+    saved = None if saving is None else saving.found
     device = next(iter(parameters.values())).device
     seconds: dict[str, float] = {}
-    with timed(seconds, "select", device):
-        sample = None
-        if strategy.score_kind is not None:
-            sample = list(itertools.islice(retain_loader, len(forget_batches)))
-        selection = select(
-            model,
-            forget_batches,
-            loss_fn,
-            strategy,
-            retain_loader=sample,
-            progress=progress,
-            memory=memory,
-            memory_budget=memory_budget,
-        )
-    del sample
-    with changing(model, selection, everything=repair.update == "all") as result:
+    if saved is None:
+        with timed(seconds, "select", device):
+            sample = None
+            if strategy.score_kind is not None:
+                sample = list(itertools.islice(retain_loader, len(forget_batches)))
+            selection = select(
+                model,
+                forget_batches,
+                loss_fn,
+                strategy,
+                retain_loader=sample,
+                progress=progress,
+                memory=memory,
+                memory_budget=memory_budget,
+            )
+        del sample
+    else:
+        selection, seconds = saved.selection(device), saved.seconds
+    with contextlib.ExitStack() as stack:
+        if saving is not None:
+            stack.enter_context(saving.until_done())
+        result = stack.enter_context(changing(model, selection, everything=repair.update == "all"))
         result.seconds.update(seconds)
         forget = None
         if repair.forget != "none" and repair.epochs > 0:
-            with timed(result.seconds, "forget setup", device), all_succeed(processes, "prepare its forget term"):
-                forget = ForgetTerm(model, forget_batches, retain_loader, heldout_loader, loss_fn, repair)
-        if perturb is not None:
+            spent = result.seconds if saved is None else {}
+            with timed(spent, "forget setup", device), all_succeed(processes, "prepare its forget term"):
+                forget = ForgetTerm(
+                    model,
+                    forget_batches,
+                    retain_loader,
+                    heldout_loader,
+                    loss_fn,
+                    repair,
+                    resumable=saving is not None,
+                    saved=None if saved is None else saved.forget,
+                )
+        if perturb is not None and saved is None:
             with timed(result.seconds, "perturb", device):
                 perturb_(model, selection, perturb, loader=forget_batches, loss_fn=loss_fn)
         with timed(result.seconds, "repair", device):
-            result.record = repair_(model, selection, forget, retain_loader, loss_fn, repair, progress)
+            if saving is not None:
+                saving.seconds = dict(result.seconds)
+            result.record = repair_(model, selection, forget, retain_loader, loss_fn, repair, progress, saving)
+        result.seconds["repair"] += seconds.get("repair", 0.0)
     return result
 
 
-def _refuse_for_shards(repair: Repair, heldout_loader: Loader | None) -> None:
+def _refuse_for_shards(repair: Repair, heldout_loader: Loader | None, checkpoint: Checkpoint | None) -> None:
+    if checkpoint is not None:
+        raise ValueError(
+            "checkpoint is for a model in one process, and the parameters are DTensors: save the unlearned model with "
+            "torch.distributed.checkpoint; a SparseOptimizer in a loop of your own goes with it as "
+            "fgunlearn.distributed.checkpoint.OptimizerState"
+        )
     if repair.forget == "none":
         return
     why = "and the parameters are DTensors, which only a forward pass of all processes gathers: use"

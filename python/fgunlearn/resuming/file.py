@@ -1,0 +1,137 @@
+"""The file: tensors and plain values in safetensors form, with a hash over all of them. Nothing in it is executed."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fgunlearn.files import replacing
+
+_FORMAT = "fgunlearn.checkpoint"
+_VERSION = 1
+_DTYPES = (
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool, torch.complex64),
+)
+
+
+@dataclass
+class Contents:
+    """Tensors by name, and what JSON can hold by name; parts of it are other contents with a name before theirs."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def put(self, name: str, part: Contents) -> None:
+        """Takes a part in."""
+        self.tensors |= {f"{name}/{key}": tensor for key, tensor in part.tensors.items()}
+        self.facts[name] = part.facts
+
+    def part(self, name: str) -> Contents:
+        """What :meth:`put` took in."""
+        prefix = f"{name}/"
+        tensors = {key.removeprefix(prefix): t for key, t in self.tensors.items() if key.startswith(prefix)}
+        return Contents(tensors, self.facts[name])
+
+
+def check_storable(tensor: Tensor, name: str) -> None:
+    """That a checkpoint can hold such a tensor.
+
+    Raises:
+        TypeError: it is not dense, or of a dtype that safetensors has no name for.
+    """
+    if tensor.layout != torch.strided or tensor.dtype not in _DTYPES:
+        found = tensor.dtype if tensor.layout == torch.strided else tensor.layout
+        raise TypeError(f"checkpoint: {name} is {found}, which a checkpoint can't hold")
+
+
+def write(path: Path, contents: Contents) -> None:
+    """Writes the file, replacing it at once.
+
+    Raises:
+        OSError: it can't be written; one that was there is as it was.
+    """
+    tensors = _apart(contents.tensors)
+    text = json.dumps({"version": _VERSION, **contents.facts})
+    metadata = {"format": _FORMAT, "described": text, "sha256": _hash(text, tensors)}
+    try:
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, metadata=metadata)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"the checkpoint {path} can't be written: {error}") from error
+
+
+def read(path: Path, kind: str) -> Contents:
+    """What :func:`write` wrote, on the CPU.
+
+    Args:
+        path: of the file.
+        kind: what the fact "kind" must be.
+
+    Raises:
+        ValueError: the file is no checkpoint of that kind, damaged, or of another version.
+        OSError: it can't be read.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a checkpoint, or damaged: {error}") from error
+    if metadata.get("format") != _FORMAT:
+        raise ValueError(f"{path} is a safetensors file, but not a checkpoint of a call")
+    text = metadata.get("described", "")
+    if metadata.get("sha256") != _hash(text, tensors):
+        raise ValueError(f"{path} is a damaged checkpoint: its content does not have the hash that it names")
+    facts = json.loads(text)
+    if facts["version"] != _VERSION:
+        raise ValueError(
+            f"{path} has checkpoint format {facts['version']}, and this fgunlearn reads {_VERSION}: go on with the "
+            "version that wrote it, or remove it to begin anew"
+        )
+    if facts["kind"] != kind:
+        raise ValueError(f"{path} is a checkpoint of {facts['kind']}, not of {kind}")
+    return Contents(tensors, facts)
+
+
+def remove(path: Path) -> None:
+    """Removes the file, if it is there, and what a process left that was killed as it wrote one."""
+    path.unlink(missing_ok=True)
+    remove_unfinished(path)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Removes the temporary files of a process that was killed as it wrote: see :func:`fgunlearn.files.replacing`."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.????????.part"):
+        left.unlink(missing_ok=True)
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, contiguous, and none in the memory of another, which safetensors refuses."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        held = tensor.detach().cpu().contiguous()
+        storage = held.untyped_storage()
+        if storage.data_ptr() in seen or storage.nbytes() != held.numel() * held.element_size():
+            held = held.clone()
+        seen.add(held.untyped_storage().data_ptr())
+        apart[name] = held
+    return apart
+
+
+def _hash(text: str, tensors: dict[str, Tensor]) -> str:
+    total = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        total.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()

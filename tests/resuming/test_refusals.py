@@ -1,0 +1,313 @@
+"""Files and calls that do not go together are refused by name, and nothing is touched."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+import fgunlearn as fg
+from fgunlearn.resuming import file
+from interrupted import (
+    Augmented,
+    Case,
+    Killed,
+    bits,
+    drawn,
+    interrupt,
+    killed_after,
+    listed,
+    mlp,
+    outcome,
+    seed_all,
+    shuffled,
+)
+
+pytestmark = pytest.mark.usefixtures("_one_thread")
+
+CASE = Case({"forget": "heldout"})
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """The checkpoint of an interrupted call."""
+    interrupt(CASE, tmp_path / "run", 5)
+    return tmp_path / "run"
+
+
+def refused(path: Path, message: str, model: nn.Module | None = None, **changes: Any) -> None:
+    """Model, random numbers, gradients, modes and the file are as they were, and nothing else is in the folder."""
+    model = CASE.model() if model is None else model
+    before, held, folder = bits(model), path.read_bytes(), sorted(path.parent.iterdir())
+    modes = [module.training for module in model.modules()]
+    seed_all(3)
+    expected = drawn()
+    seed_all(3)
+    with pytest.raises(ValueError, match=message):
+        CASE.call(model, path, **changes)
+    assert drawn() == expected
+    assert bits(model) == before
+    assert [module.training for module in model.modules()] == modes
+    assert path.read_bytes() == held
+    assert sorted(path.parent.iterdir()) == folder
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.6, 0.999])
+def test_a_changed_byte_is_refused(path: Path, share: float) -> None:
+    held = bytearray(path.read_bytes())
+    held[int(share * len(held))] ^= 1
+    path.write_bytes(held)
+    refused(path, "damaged|not a checkpoint")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])
+def test_a_truncated_file_is_refused(path: Path, share: float) -> None:
+    held = path.read_bytes()
+    path.write_bytes(held[: int(share * len(held))])
+    refused(path, "damaged")
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file(mlp().state_dict(), path)
+    refused(path, "is a safetensors file, but not a checkpoint")
+    path.write_text("Monday: bread, milk")
+    refused(path, "is not a checkpoint, or damaged")
+
+
+def rewritten(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """As if another fgunlearn had written it."""
+    with safe_open(path, "pt") as held:
+        facts = json.loads(held.metadata()["described"])
+    change(facts)
+    file.write(path, file.Contents(load_file(path), facts))
+
+
+def test_another_version_and_another_kind_are_refused(path: Path) -> None:
+    rewritten(path, lambda facts: facts.update(version=2))
+    refused(path, "has checkpoint format 2, and this fgunlearn reads 1")
+    rewritten(path, lambda facts: facts.update(version=1, kind="SPDGAN.fit"))
+    refused(path, "is a checkpoint of SPDGAN.fit, not of unlearn")
+
+
+def test_another_torch_is_refused(path: Path) -> None:
+    rewritten(path, lambda facts: facts["identity"].update({"the version of torch": "1.0"}))
+    refused(path, f"the version of torch was 1.0 and is {re.escape(torch.__version__)}")
+
+
+def other_weights() -> nn.Module:
+    model = mlp()
+    with torch.no_grad():
+        model[0].bias[2] += 1e-6
+    return model
+
+
+def other_statistics() -> nn.Module:
+    model = mlp()
+    model[1].running_mean[0] = 0.5
+    return model
+
+
+def frozen() -> nn.Module:
+    model = mlp()
+    model[6].requires_grad_(False)
+    return model
+
+
+@pytest.mark.parametrize("make", [other_weights, other_statistics, frozen])
+def test_another_model_is_named(path: Path, make: Callable[[], nn.Module]) -> None:
+    refused(path, "is of another call: the model is not what it was", make())
+
+
+REPAIR = fg.Repair(epochs=2, forget_batch=3, forget="heldout")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"strategy": fg.TopK(0.4)}, "strategy.ratio was 0.5 and is 0.4"),
+        ({"strategy": fg.RandomK(0.5)}, "strategy was TopK and is RandomK"),
+        ({"perturb": fg.Gaussian(0.3, seed=1)}, "perturb.seed was 0 and is 1"),
+        ({"perturb": None}, "perturb was Gaussian and is None"),
+        ({"repair": replace(REPAIR, lr=0.2)}, "repair.lr was .* and is 0.2"),
+        ({"repair": replace(REPAIR, epochs=3)}, "repair.epochs was 2 and is 3"),
+        ({"loss_fn": F.mse_loss, "repair": replace(REPAIR, stop=False)}, "repair.stop was True and is False"),
+        ({"loss_fn": F.mse_loss}, "loss_fn was None and is torch.nn.functional.mse_loss"),
+        ({"memory": "streaming"}, "memory was 'dense' and is 'streaming'"),
+        ({"memory_budget": 1 << 20, "memory": "streaming"}, "memory was 'dense' and is 'streaming'"),
+        ({"forget_loader": shuffled(12, 4, size=4)}, "the data of forget_loader is not what it was"),
+        ({"forget_loader": shuffled(12, 2, size=5)}, "the data of forget_loader is not what it was"),
+        ({"heldout_loader": shuffled(20, 4)}, "the data of heldout_loader is not what it was"),
+        ({"heldout_loader": None}, "the data of heldout_loader is not what it was"),
+        ({"retain_loader": listed(48, 1)}, "the number of batches of retain_loader was 5 and is 6"),
+        ({"retain_loader": shuffled(40, 9)}, "retain_loader gives another batch where it gave batch 4 of a pass"),
+        (
+            {"retain_loader": shuffled(40, 1, generator=torch.Generator())},
+            "the loaders had 0 random generators of their own, and now have 1",
+        ),
+    ],
+)
+def test_another_argument_is_named(path: Path, changes: dict[str, Any], message: str) -> None:
+    refused(path, message, **changes)
+
+
+def test_what_a_call_refuses_without_a_checkpoint_it_refuses_with_one(path: Path) -> None:
+    refused(path, "forget_loader is empty", forget_loader=[])
+    refused(path, "k must|ratio", strategy=fg.TopK(k=10**6))
+
+
+class Counting:
+    """Each pass has an order of its own, which nothing but the loader knows."""
+
+    def __init__(self) -> None:
+        self.passes = 0
+
+    def __len__(self) -> int:
+        return 5
+
+    def __iter__(self) -> Any:
+        batches = listed(40, 1)
+        order = torch.randperm(5, generator=torch.Generator().manual_seed(self.passes)).tolist()
+        self.passes += 1
+        return (batches[at] for at in order)
+
+
+class Telling(Counting):
+    def state_dict(self) -> dict[str, int]:
+        return {"passes": self.passes}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.passes = state["passes"]
+
+
+class Short(Counting):
+    def __iter__(self) -> Any:
+        return iter(listed(40, 1)[:3])
+
+
+def test_a_loader_that_counts_its_passes_must_tell(tmp_path: Path) -> None:
+    path, case = tmp_path / "run", Case({"forget": "neighbour"})
+    expected = outcome(case, None, retain_loader=Counting())
+    interrupt(case, path, 8, retain_loader=Counting())
+    model = case.model()
+    before = bits(model)
+    with pytest.raises(ValueError, match=r"another batch where it gave batch 1 of a pass .* needs state_dict\(\)"):
+        case.call(model, path, retain_loader=Counting())
+    assert bits(model) == before
+    path.unlink()
+    interrupt(case, path, 8, retain_loader=Telling())
+    assert outcome(case, path, retain_loader=Telling()) == expected
+
+
+def test_a_worker_that_lasts_and_draws_random_numbers_is_refused(tmp_path: Path) -> None:
+    def lasting() -> Any:
+        return DataLoader(Augmented(40, 1), 8, shuffle=True, num_workers=1, persistent_workers=True)
+
+    interrupt(CASE, tmp_path / "run", 8, retain_loader=lasting())
+    refused(
+        tmp_path / "run",
+        "another batch where it gave batch [13] of a pass .* drawn by persistent_workers",
+        retain_loader=lasting(),
+    )
+
+
+def test_a_loader_that_has_become_shorter_is_named(path: Path) -> None:
+    refused(path, "retain_loader gives only 3 batches where it gave batch 4 of a pass", retain_loader=Short())
+
+
+def test_a_state_of_a_loader_that_json_cant_hold_is_refused(tmp_path: Path) -> None:
+    class Odd(Telling):
+        def state_dict(self) -> Any:
+            return {"passes": {1, 2}}
+
+    with pytest.raises(TypeError, match=r"state_dict\(\) of a loader, Odd, must return what JSON can hold"):
+        CASE.call(mlp(), tmp_path / "run", retain_loader=Odd())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_gives_the_model_back_and_keeps_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, model = tmp_path / "run", CASE.model()
+    expected = outcome(CASE, None)
+    before = bits(model)
+    save, written = file.save_file, 0
+
+    def full(tensors: Any, to: Path, metadata: Any) -> None:
+        nonlocal written
+        written += 1
+        if written == 3:
+            to.write_bytes(b"half of it")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(tensors, to, metadata)
+
+    monkeypatch.setattr(file, "save_file", full)
+    seed_all(5)
+    with pytest.raises(OSError, match=f"the checkpoint {re.escape(str(path))} can't be written: .*No space left"):
+        CASE.call(model, path)
+    assert bits(model) == before
+    assert list(tmp_path.iterdir()) == [path]
+    assert outcome(CASE, path, seed=8) == expected
+
+
+def test_what_a_process_left_that_was_killed_as_it_wrote_goes_away(tmp_path: Path) -> None:
+    path = tmp_path / "run[1]"
+    others = [tmp_path / ".run[2].abcdefgh.part", tmp_path / ".run[1].part"]
+    for left in (tmp_path / ".run[1].abc_efgh.part", *others):
+        left.write_bytes(b"half")
+    CASE.call(CASE.model(), path)
+    assert sorted(tmp_path.iterdir()) == sorted(others)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((3,), TypeError, "path must be a path, got 3"),
+        (("run", 0), ValueError, "every must be >= 1, got 0"),
+        (("run", 2.0), TypeError, "every must be an int, got 2.0"),
+        (("run", True), TypeError, "every must be an int, got True"),
+        (("run", 5, 3), TypeError, "resumed must be a function or None, got 3"),
+    ],
+)
+def test_bad_arguments_of_a_checkpoint_are_named(
+    arguments: tuple[Any, ...], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        fg.Checkpoint(*arguments)
+
+
+def test_a_place_for_no_file_is_refused_before_any_work(tmp_path: Path) -> None:
+    for path, message in ((tmp_path / "nowhere" / "run", "there is no folder"), (tmp_path, "is a folder")):
+        with pytest.raises(ValueError, match=message), killed_after(1):
+            CASE.call(CASE.model(), path)
+    with pytest.raises(TypeError, match="checkpoint must be a Checkpoint or None, got 'run'"):
+        CASE.call(CASE.model(), None, checkpoint="run")
+
+
+def test_a_buffer_that_no_file_can_hold_is_refused_before_any_work(tmp_path: Path) -> None:
+    model = mlp()
+    model.register_buffer("phase", torch.zeros(2, dtype=torch.complex128))
+    with pytest.raises(TypeError, match=r"checkpoint: buffer 'phase' is torch\.complex128"), killed_after(1):
+        CASE.call(model, tmp_path / "run")
+
+
+def test_an_unlearned_model_is_another_source_and_has_checkpoints_of_its_own(path: Path) -> None:
+    model = CASE.model()
+    CASE.call(model, path)
+    assert not path.exists()
+    with pytest.raises(Killed), killed_after(3):
+        CASE.call(model, path)  # the unlearned model, as a new source
+    refused(path, "the model is not what it was")
