@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 
 import fgunlearn as fg
-from audit_commands import states
+from audit_commands import states, unlearn
 from checkpoints import changed, contents, random_tensor, write, write_sharded
 from command_line import Run, press_ctrl_c, refused, start
 from fgunlearn import audit, patch
@@ -209,3 +210,18 @@ def test_ctrl_c_ends_it_with_status_130_and_without_litter(work: Path) -> None:
     assert process.stdout.readline() == "at work\n"
     press_ctrl_c(process)
     assert contents(work) == before
+
+
+def test_unlearn_leaves_the_patch_of_what_it_did(run: Run, folder: Path) -> None:
+    given = {"audit": None, "retrained": None, "relearn_steps": None, "save_selection": None}
+    _done(run(*unlearn(**given, patch="p", strategy="random_topk", seed=5)))
+    patch.apply("model.safetensors", "p", "applied")
+    out = load_file("out.safetensors")
+    assert {name: held.tobytes() for name, held in load_file("applied").items()} == {
+        name: held.tobytes() for name, held in out.items()
+    }
+    told = patch.inspect("p").metadata
+    assert told["strategy"] == {"kind": "RandomTopK", **told["strategy"], "ratio": 0.3, "seed": 5}
+    assert told["repair"]["kind"] == "Repair"
+    assert told["versions"]["fgunlearn"] == fg.__version__
+    refused(run(*unlearn(**given, patch="model.safetensors")), "--patch: model.safetensors is the file of --model")

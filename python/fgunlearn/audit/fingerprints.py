@@ -156,13 +156,13 @@ def _changes(base: Path, result: Path) -> Iterator[tuple[str, Any, Any]]:
     """
     before, after = _places(base), _places(result)
     for name in sorted(before.keys() & after.keys()):
-        (_, was), (_, now) = places = before[name], after[name]
+        was, now = before[name][1], after[name][1]
         if was.shape != now.shape:
             continue
         if was.dtype == now.dtype and was.dtype in DTYPES:
-            values, bits = differences(*map(_bytes, places), was.dtype)
+            values, bits = differences(_bytes(before[name]), _bytes(after[name]), was.dtype)
         else:
-            values, bits = _differences(*map(_tensor, places))
+            values, bits = _differences(_tensor(before[name]), _tensor(after[name]))
         yield name, values.reshape(was.shape), bits.reshape(was.shape)
 
 

@@ -14,6 +14,8 @@ from rich.table import Table
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+import fgunlearn
+from fgunlearn.audit.making import as_data
 from fgunlearn.cli.inputs import checkpoint_of, load_data, load_ids, load_model
 from fgunlearn.cli.paths import check_apart, check_folder_of
 from fgunlearn.cli.recording import Recording, RecordOptions
@@ -21,6 +23,7 @@ from fgunlearn.experiment.data import Batches
 from fgunlearn.files import replacing
 from fgunlearn.methods.selective import FORGET_TERM, HELDOUT, PERTURB_REPAIR, RECIPES, Recipe, recipe_for
 from fgunlearn.parameters import trainable
+from fgunlearn.patch import create
 from fgunlearn.perturb import Gaussian, Perturbation, Reset, Shrink, Zero
 from fgunlearn.seeding import seeded
 from fgunlearn.selection import RandomK, RandomTopK, Strategy, TopK
@@ -116,6 +119,10 @@ def unlearn_command(
     save_selection: Annotated[
         Path | None, typer.Option(help="Where to write the selected coordinates, a safetensors file.")
     ] = None,
+    patch: Annotated[
+        Path | None,
+        typer.Option(help="Where to write the forget patch that makes --out of --model; see fgunlearn patch."),
+    ] = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(help="Where to keep the state of the repair: after a kill the same command goes on from it."),
@@ -148,6 +155,9 @@ def unlearn_command(
     check_apart(save_selection, "--save-selection", kept)
     check_apart(audit, "--audit", {**kept, "--save-selection": save_selection})
     further = {"--save-selection": save_selection, "--audit": audit}
+    check_folder_of(patch, "--patch")
+    check_apart(patch, "--patch", {**kept, **further})
+    further["--patch"] = patch
     resumable = checkpoint_of(checkpoint, checkpoint_every, {**kept, **further})
     network, weights, metadata = load_model(model, "--model", arch)
     trainable(network)
@@ -202,6 +212,12 @@ def unlearn_command(
         if save_selection is not None:
             assert result.selection is not None  # unlearn always selects
             result.selection.save(save_selection)
+        if patch is not None:
+            parts = {"strategy": selecting, "perturbation": perturbation, "repair": repair}
+            told = {name: None if part is None else as_data(part) for name, part in parts.items()}
+            versions = {"fgunlearn": fgunlearn.__version__, "torch": torch.__version__}
+            more = {"arch": arch, "recipe": chosen.name, "seed": seed, "versions": versions}
+            create(model, temporary, patch, metadata={**told, **more})
         if recording is not None:
             how = {"recipe": chosen.name, "batch": batch, "memory": memory, "memory_budget": memory_budget}
             record = recording.write(result, temporary, selecting, perturbation, repair, how, seed)
