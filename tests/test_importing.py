@@ -91,6 +91,26 @@ def test_checkpoints_are_verified_where_there_is_no_torch(tmp_path: Path) -> Non
         assert f'"claim": "{claim}",\n   "state": "verified"' in (tmp_path / "checks.json").read_text(), claim
 
 
+def test_patches_are_made_and_applied_where_there_is_no_torch(tmp_path: Path) -> None:
+    for name, value in (("base", 0.0), ("new", 1.0)):
+        save_file({"a": torch.full((9,), value)}, tmp_path / name)
+    lines = [
+        ["create", "base", "new", "p"],
+        ["apply", "base", "p", "out", "--audit", "audit.json"],
+        ["revert", "out", "p", "back"],
+        ["apply", "base", "p", "--in-place"],
+        ["recover", "base"],
+        ["inspect", "p"],
+    ]
+    run(
+        f"import os, sys; os.chdir({str(tmp_path)!r}); sys.modules['torch'] = None\n"
+        f"{COMMANDS}\nfor each in {lines}:\n    assert run('patch', *each) == 0, each\n"
+        "assert run('patch', 'apply', 'new', 'p', 'out') == 2"
+    )
+    assert (tmp_path / "base").read_bytes() == (tmp_path / "out").read_bytes()
+    assert (tmp_path / "audit.json").is_file()
+
+
 def test_python_m_is_the_command_line() -> None:
     done = subprocess.run([sys.executable, "-m", "fgunlearn", "--version"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"fgunlearn {fg.__version__}\n", "")

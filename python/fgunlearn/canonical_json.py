@@ -106,7 +106,7 @@ def _text(value: object, indent: str | None, line: str) -> str:
     if isinstance(value, int):
         if abs(value) > LARGEST:
             raise ValueError(f"the number {value} is beyond 2**53 - 1, which not every reader of JSON reads exactly")
-        return str(value)
+        return int.__repr__(value)  # of enumerations, too
     if isinstance(value, float):
         return number(value)
     if isinstance(value, str):
@@ -141,7 +141,7 @@ def number(value: float) -> str:
         raise ValueError(f"JSON has no {value}")
     if value == 0.0:
         return "0"  # of either sign
-    sign, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
+    sign, digits, exponent = Decimal(float.__repr__(value)).normalize().as_tuple()
     assert isinstance(exponent, int)
     text = "".join(map(str, digits))
     point = len(text) + exponent  # where it stands, counted from the first digit

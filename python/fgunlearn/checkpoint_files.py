@@ -102,7 +102,7 @@ def read_checkpoint(path: str | os.PathLike[str], *, links: bool = False) -> Che
         raise ValueError(f"{path} is a folder: name its safetensors file, or its index (*{INDEX})")
     if not path.name.endswith(INDEX):
         return CheckpointFiles(path, (read_weights(path),))
-    places = _weight_map(path)
+    places = weight_map(path)
     files = []
     holders: dict[str, str] = {}
     for shard in sorted(set(places.values())):
@@ -208,7 +208,13 @@ def bounded_numel(shape: Sequence[int]) -> int:
     return numel
 
 
-def _weight_map(path: Path) -> dict[str, str]:
+def weight_map(path: Path) -> dict[str, str]:
+    """In which file of its folder an index says that each tensor is.
+
+    Raises:
+        ValueError: it is no index, or names a file elsewhere.
+        OSError: it can't be read.
+    """
     check_regular(path)
     if path.stat().st_size > _LARGEST_INDEX:
         raise ValueError(f"{path} is too large to be the index of a checkpoint")

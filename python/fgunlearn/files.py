@@ -11,11 +11,16 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str], mode: int | None = None) -> Iterator[Path]:
     """Yields a temporary path beside ``path``; when the block ends well, that file takes ``path``'s place.
 
     The new bytes are on disk (fsync) before the rename, so a crash leaves the old file or the new one. After an
-    exception, Ctrl-C included, the temporary file is gone and ``path`` is as it was.
+    exception, Ctrl-C included, the temporary file is gone and ``path`` is as it was. A process that is killed leaves
+    the temporary file, a hidden one that ends in ``.part``.
+
+    Args:
+        path: of the file.
+        mode: permissions of a file that is new, before the umask; a file that is there keeps its own.
 
     Raises:
         OSError: the folder does not exist or can't be written.
@@ -25,13 +30,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         # Here, where Ctrl-C leads to its removal: to make a file may take a while.
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~umask()
+        permissions = target.stat().st_mode & 0o777 if target.exists() else (0o666 if mode is None else mode) & ~umask()
         yield temporary
-        temporary.chmod(mode)
+        temporary.chmod(permissions)
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        temporary.replace(target)
-        sync_folder(target.parent)
+        with renamed_on_disk(target.parent):
+            temporary.replace(target)
     except OSError as error:
         if error.filename is None:  # a lack of space doesn't say where
             error.filename = str(target)
@@ -67,10 +72,16 @@ def umask() -> int:
     return mask
 
 
-def sync_folder(folder: Path) -> None:
-    """Has the names in a folder on disk."""
+@contextlib.contextmanager
+def renamed_on_disk(folder: Path) -> Iterator[None]:
+    """Has the names in a folder on disk when the block has changed them.
+
+    Raises:
+        OSError: that can't be done; where the folder can't be read, before the block.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
+        yield
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

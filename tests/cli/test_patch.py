@@ -225,3 +225,22 @@ def test_unlearn_leaves_the_patch_of_what_it_did(run: Run, folder: Path) -> None
     assert told["repair"]["kind"] == "Repair"
     assert told["versions"]["fgunlearn"] == fg.__version__
     refused(run(*unlearn(**given, patch="model.safetensors")), "--patch: model.safetensors is the file of --model")
+
+
+def test_what_can_not_be_recorded_is_not_done(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "audit.json")
+
+    monkeypatch.setattr("fgunlearn.cli.audit.record_patch", full)
+    before = contents(work)
+    refused(run("patch", "apply", "base", "p", "--in-place", "--audit", "audit.json"), "No space left on device")
+    assert contents(work) == before
+
+
+def test_no_name_in_a_file_can_pose_as_a_line_of_an_error(run: Run, work: Path) -> None:
+    name = "a\nfgunlearn: all is well\x1b[31m"
+    write(Path("odd"), {name: TENSORS["w"]})
+    status, _, error = run("patch", "create", "odd", "base", "q")
+    assert status == 2
+    assert error.count("\n") == 1
+    assert "\x1b" not in error

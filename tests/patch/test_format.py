@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import itertools
 import json
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-import fgunlearn
 from checkpoints import Files, Tensor, changed_at, random_tensor, write
 from fgunlearn import _host, audit, patch
 from fgunlearn.checkpoint_files import read_weights
@@ -195,28 +193,3 @@ def test_the_compiled_part_takes_no_buffer_that_does_not_fit(call: Any, message:
         call()
     with pytest.raises(BufferError):
         _host.Exchange(b"", b"", b"", 1, 5).put(b"read only")
-
-
-# Without torch.
-
-
-def test_no_module_that_patches_need_names_torch() -> None:
-    """So that a patch can be applied where there is none."""
-    package = Path(fgunlearn.__file__).parent
-    todo, seen = [*(package / "patch").glob("*.py")], set()
-    while todo:
-        path = todo.pop()
-        seen.add(path.name)
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                assert node.level == 0, path
-                names = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
-            for name in names:
-                assert name.split(".")[0] not in ("torch", "safetensors"), f"{path.name} imports {name}"
-                file = package.parent / f"{name.replace('.', '/')}.py"
-                if file.exists() and file.name not in seen:
-                    todo.append(file)
-    assert {"applying.py", "in_place.py", "format.py", "checkpoint_files.py", "files.py", "canonical_json.py"} <= seen

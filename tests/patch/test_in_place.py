@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from checkpoints import Files, changed, contents, random_tensor, refused_unchanged, write, write_sharded
-from fgunlearn import checkpoint_files, patch
+from fgunlearn import audit, checkpoint_files, patch
 from fgunlearn.patch import in_place
 
 TENSORS = {"w": random_tensor("F32", (5, 7), 1), "b": random_tensor("BF16", (9,), 2), "n": random_tensor("I64", ())}
@@ -260,3 +260,64 @@ def test_a_sharded_checkpoint_is_locked_with_all_its_files(tmp_path: Path, held:
         with refused_unchanged(tmp_path, ValueError, "base", locked, "being changed by another"):
             patch.apply(base, tmp_path / "p", in_place=True)
     patch.apply(base, tmp_path / "p", in_place=True)
+
+
+def test_a_file_of_a_sharded_checkpoint_is_none_of_its_own_while_a_change_by_the_index_is_unfinished(
+    files: Files, tmp_path: Path
+) -> None:
+    """And the other way round: taken back later, it would take values with it that somebody has changed since."""
+    index = write_sharded(tmp_path / "sharded", {"one.safetensors": {"w": TENSORS["w"]}, "two": {"b": TENSORS["b"]}})
+    shard = index.with_name("one.safetensors")
+    new = write(tmp_path / "new_shard", changed({"w": TENSORS["w"]}))
+    patch.create(shard, new, tmp_path / "of_shard")
+    after = write_sharded(tmp_path / "other", {"one": changed({name: TENSORS[name] for name in "wb"})})
+    patch.create(index, after, tmp_path / "of_index")
+    for name, call in (
+        (f".{index.name}.applying", lambda: patch.apply(shard, tmp_path / "of_shard", in_place=True)),
+        (f".{index.name}.applying", lambda: patch.apply(shard, tmp_path / "of_shard", tmp_path / "out")),
+        (f".{index.name}.applying", lambda: patch.recover(shard)),
+        (f".{shard.name}.applying", lambda: patch.apply(index, tmp_path / "of_index", in_place=True)),
+        (f".{shard.name}.applying", lambda: patch.recover(index)),
+        (f".{shard.name}.applying", lambda: audit.fingerprint(index)),
+    ):
+        shutil.copyfile(tmp_path / "of_shard", index.with_name(name))
+        with refused_unchanged(index.parent, ValueError, "is going on or was interrupted", name):
+            call()
+        index.with_name(name).unlink()
+
+
+def test_a_checkpoint_is_not_replaced_while_it_is_changed_in_place(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copyfile(files.base, files.folder / "other")
+    put = in_place._put
+
+    def replaced_meanwhile(*given: Any) -> None:
+        with pytest.raises(ValueError, match=r"out: .*base\.safetensors is being changed by another fgunlearn patch"):
+            patch.apply(files.folder / "other", files.patch, files.base)
+        put(*given)
+
+    monkeypatch.setattr(in_place, "_put", replaced_meanwhile)
+    # Without its journal, which alone would have it refused.
+    monkeypatch.setattr("fgunlearn.patch.creating.unfinished", lambda path: iter(()))
+    patch.apply(files.base, files.patch, in_place=True)
+    assert files.base.read_bytes() == files.new.read_bytes()
+
+
+def test_who_must_not_read_the_checkpoint_must_not_read_what_is_made_of_it(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files.base.chmod(0o640)
+    assert patch.create(files.base, files.new, files.folder / "secret").path.stat().st_mode & 0o777 == 0o640
+    patch.apply(files.base, files.patch, files.folder / "out")
+    assert (files.folder / "out").stat().st_mode & 0o777 == 0o640
+    modes = []
+    put = in_place._put
+
+    def seen(*given: Any) -> None:
+        modes.append((files.folder / APPLYING).stat().st_mode & 0o777)
+        put(*given)
+
+    monkeypatch.setattr(in_place, "_put", seen)
+    patch.apply(files.base, files.patch, in_place=True)
+    assert modes == [0o640]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import enum
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from checkpoints import (
@@ -252,3 +254,19 @@ def test_metadata_that_is_no_plain_data_is_refused(
 ) -> None:
     with refused_unchanged(files.folder, error, *parts):
         patch.create(files.base, files.new, files.folder / "other", metadata=metadata)
+
+
+def test_a_patch_that_nobody_could_read_does_not_take_the_place_of_one(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fgunlearn.checkpoint_files._LARGEST_HEADER", 2000)
+    with refused_unchanged(files.folder, ValueError, "its header has"):
+        patch.create(files.base, files.new, files.patch, metadata={"note": "x" * 3000})
+
+
+def test_numbers_of_other_kinds_are_written_as_numbers(files: Files) -> None:
+    class Mode(enum.IntEnum):
+        A = 3
+
+    metadata = {"mode": Mode.A, "loss": np.float64(0.1)}
+    assert patch.create(files.base, files.new, files.patch, metadata=metadata).metadata == {"mode": 3, "loss": 0.1}

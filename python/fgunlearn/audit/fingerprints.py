@@ -17,6 +17,7 @@ from safetensors import safe_open
 from fgunlearn.audit.differences import DTYPES, differences
 from fgunlearn.canonical_json import canonical
 from fgunlearn.checkpoint_files import StoredTensor, WeightsFile, let_go, mapped, pieces, read_checkpoint
+from fgunlearn.patch.journal import refuse_unfinished
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -181,6 +182,7 @@ def _differences(was: Tensor, now: Tensor) -> tuple[Any, Any]:
 def _places(path: Path) -> dict[str, _Place]:
     """Where the tensors of a checkpoint are. Links are followed: nothing is written, and caches hold their files so."""
     found = read_checkpoint(path, links=True)
+    refuse_unfinished(found)
     return {tensor.name: (file, tensor) for file in found.files for tensor in file.tensors}
 
 

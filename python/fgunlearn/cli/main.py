@@ -18,6 +18,7 @@ from rich.table import Table
 import fgunlearn
 from fgunlearn.cli.later import add_later
 from fgunlearn.cli.paths import check_folder_of
+from fgunlearn.cli.text import on_one_line
 from fgunlearn.files import replacing
 
 BENCHMARKS = ("select", "bracket", "score", "perturb", "update", "streaming", "distributed")
@@ -279,7 +280,7 @@ def main() -> None:
         print("fgunlearn: a worker process died (killed, or out of memory?); --jobs 1 needs none", file=sys.stderr)
         status = 1
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
-        print(f"fgunlearn: {error}", file=sys.stderr)
+        print(f"fgunlearn: {on_one_line(str(error))}", file=sys.stderr)
         status = 2
     except Exception as error:
         # One of click's usage errors; typer may carry its own copy of click.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -15,6 +16,9 @@ from fgunlearn.checkpoint_files import read_checkpoint
 from fgunlearn.cli.paths import check_apart
 from fgunlearn.cli.text import on_one_line
 from fgunlearn.files import replacing
+
+if TYPE_CHECKING:
+    from fgunlearn.audit import AuditRecord
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -57,7 +61,7 @@ def create(
         base, result, patch_file, metadata={"fgunlearn": fgunlearn.__version__, **_notes(note or [])}
     )
     print(f"{found.changed} of {_total(found)} values change: {patch_file}, {found.size} bytes.")
-    _record(patch_file, audit)
+    _say(None if audit is None else _record(patch_file, audit), audit)
 
 
 @app.command()
@@ -65,9 +69,12 @@ def apply(base: Base, patch_file: PatchFile, out: Out = None, in_place: InPlace 
     """Make of BASE what the patch says, in OUT or in place; BASE must be the checkpoint that it was made from."""
     _check_out(out, in_place)
     _check_record(audit, {"PATCH_FILE": patch_file, "OUT": out}, {"BASE": base})
-    found = patches.apply(base, patch_file, out, in_place=in_place)
+    # The record is made first and takes its place last: what can't be recorded is not done.
+    with contextlib.ExitStack() as held:
+        record = None if audit is None else _record(patch_file, held.enter_context(replacing(audit)))
+        found = patches.apply(base, patch_file, out, in_place=in_place)
     print(f"{found.changed} of {_total(found)} values changed: {base if out is None else out}.")
-    _record(patch_file, audit)
+    _say(record, audit)
 
 
 @app.command()
@@ -163,10 +170,12 @@ def _check_record(audit: Path | None, others: dict[str, Path | None], checkpoint
             check_apart(audit, "--audit", {f"a file of {argument}": file.path})
 
 
-def _record(patch_file: Path, audit: Path | None) -> None:
-    if audit is None:
-        return
+def _record(patch_file: Path, audit: Path) -> AuditRecord:
     from fgunlearn.cli.audit import record_patch
 
-    record = record_patch(patch_file, audit)
-    print(f"The record is in {audit}, its hash {record.sha256}.")
+    return record_patch(patch_file, audit)
+
+
+def _say(record: AuditRecord | None, audit: Path | None) -> None:
+    if record is not None:
+        print(f"The record is in {audit}, its hash {record.sha256}.")

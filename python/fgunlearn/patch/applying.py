@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fgunlearn.checkpoint_files import WeightsFile, mapped, read_checkpoint
-from fgunlearn.files import beside, replacing, reserve, sync_folder, umask
+from fgunlearn.files import beside, renamed_on_disk, replacing, reserve, umask
 from fgunlearn.patch.creating import check_target
 from fgunlearn.patch.exchange import Direction, Pair, match, walk_all, written_whole
 from fgunlearn.patch.format import Patch, read_patch
-from fgunlearn.patch.in_place import change_in_place
-from fgunlearn.patch.journal import refuse_unfinished
+from fgunlearn.patch.in_place import alone, change_in_place
+from fgunlearn.patch.journal import refuse_journals, refuse_unfinished
 
 
 def apply(
@@ -88,7 +88,7 @@ def _run(
         with _new_folder(target) as folder:
             for file, pairs in matched:
                 _write(file, pairs, folder / file.path.name, direction)
-            with (folder / checkpoint.path.name).open("wb") as index:
+            with renamed_on_disk(folder), (folder / checkpoint.path.name).open("wb") as index:
                 index.write(checkpoint.path.read_bytes())
                 index.flush()
                 os.fsync(index.fileno())
@@ -97,14 +97,18 @@ def _run(
     if target.exists() and target.samefile(patch.path):
         raise ValueError(f"out: {target} is {patch.path}, which is read")
     ((file, pairs),) = match(checkpoint, patch)
-    with replacing(target) as temporary:
+    with contextlib.ExitStack() as held:
+        if target.exists() and not target.is_symlink():  # nobody is to change in place what is replaced meanwhile
+            held.enter_context(alone(target, "out"))
+            refuse_journals(target)
+        temporary = held.enter_context(replacing(target, mode=file.path.stat().st_mode & 0o666))
         _write(file, pairs, temporary, direction)
     return patch
 
 
 def _write(file: WeightsFile, pairs: list[Pair], target: Path, direction: Direction) -> None:
     """Writes what becomes of one file of a checkpoint, down to the disk."""
-    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT, 0o666)
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT, file.path.stat().st_mode & 0o666)
     try:
         reserve(descriptor, file.size)
 
@@ -139,9 +143,8 @@ def _new_folder(path: Path) -> Iterator[Path]:
         temporary.mkdir(0o700)
         yield temporary
         temporary.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o777 & ~umask())
-        sync_folder(temporary)
-        temporary.rename(path)
-        sync_folder(path.parent)
+        with renamed_on_disk(path.parent):
+            temporary.rename(path)
     except OSError as error:
         if error.filename is None:  # a lack of space doesn't say where
             error.filename = str(path)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import operator
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +20,7 @@ from fgunlearn.checkpoint_files import (
     pieces,
     read_checkpoint,
 )
-from fgunlearn.patch.format import Patch, TensorChange, metadata_text, read_patch, write_patch
+from fgunlearn.patch.format import Patch, TensorChange, metadata_text, write_patch
 from fgunlearn.patch.journal import refuse_unfinished, unfinished
 from fgunlearn.patch.threads import Stop, for_each
 
@@ -63,8 +65,9 @@ def create(
     found = for_each(pairs, _difference)
     changes = [change for change, _ in found]
     parts = {change.name: held for change, held in found if change.changed}
-    write_patch(patch_file, changes, parts, text)
-    return read_patch(patch_file)
+    modes = [file.path.stat().st_mode for checkpoint in (before, after) for file in checkpoint.files]
+    # It holds weights of both: who must not read one of them must not read this.
+    return write_patch(patch_file, changes, parts, text, functools.reduce(operator.and_, modes, 0o666))
 
 
 def check_target(path: Path, argument: str, *read: CheckpointFiles) -> None:

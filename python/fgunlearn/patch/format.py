@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -206,16 +206,19 @@ def write_patch(
     tensors: Iterable[TensorChange],
     parts: Mapping[str, Mapping[str, bytes]],
     metadata: str,
-) -> None:
-    """Writes a patch file, whole or not at all.
+    mode: int,
+) -> Patch:
+    """Writes a patch file that can be read again, or none.
 
     Args:
         path: of the file.
         tensors: all tensors of the checkpoint.
         parts: of the tensors that change, by name: "gaps", "old" and "new".
         metadata: what else it says, from :func:`metadata_text`.
+        mode: permissions of a new file, before the umask.
 
     Raises:
+        ValueError: its header would be larger than readers take.
         OSError: it can't be written.
     """
     tensors = list(tensors)
@@ -251,9 +254,12 @@ def write_patch(
         digest.update(block)
     head = bytearray(blocks[0])
     head[_DIGEST_AT : _DIGEST_AT + 64] = digest.hexdigest().encode()
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        for block in [bytes(head), *blocks[1:]]:
-            file.write(block)
+    with replacing(path, mode) as temporary:
+        with temporary.open("wb") as file:
+            for block in [bytes(head), *blocks[1:]]:
+                file.write(block)
+        written = read_patch(temporary)
+    return replace(written, path=Path(path))
 
 
 def metadata_text(metadata: Mapping[str, Any]) -> str:

@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fgunlearn.checkpoint_files import INDEX, CheckpointFiles, check_regular, let_go, mapped, pieces, read_checkpoint
-from fgunlearn.files import begun_beside, replacing, reserve, sync_folder
+from fgunlearn.files import begun_beside, renamed_on_disk, replacing, reserve
 from fgunlearn.patch.exchange import Direction, Pair, match, walk_all
 from fgunlearn.patch.format import read_patch
-from fgunlearn.patch.journal import journal_of, unfinished
+from fgunlearn.patch.journal import journal_of, refuse_unfinished, unfinished
 from fgunlearn.patch.threads import Stop, for_each
 
 
@@ -30,11 +30,11 @@ def change_in_place(path: Path, argument: str, direction: Direction) -> None:
     Raises:
         ValueError, OSError: see there.
     """
-    with _alone(path, argument):
+    with alone(path, argument):
         _take_back(path)
         checkpoint = read_checkpoint(path)
-        _check_writable(checkpoint, argument)
-        _fill_holes(checkpoint, direction)
+        refuse_unfinished(checkpoint)
+        _fill_holes(checkpoint, direction)  # before anything is read: on a tmpfs reading one takes space, too
         _check(checkpoint, direction)
         try:
             # The copy is what is used from here on: whatever becomes of the file that was given.
@@ -48,7 +48,8 @@ def change_in_place(path: Path, argument: str, direction: Direction) -> None:
 def _journalled(path: Path, direction: Direction) -> Direction:
     """Writes the journal of a change; the same change, by the journal."""
     journal = journal_of(path, direction.back)
-    with replacing(journal) as temporary:
+    # It holds weights, as the checkpoint does: who must not read that must not read this.
+    with replacing(journal, mode=path.stat().st_mode & 0o666) as temporary:
         shutil.copyfile(direction.patch.path, temporary)
         if read_patch(temporary).sha256 != direction.patch.sha256:
             raise ValueError(f"{direction.patch.path} has changed while it was read")
@@ -68,8 +69,10 @@ def recover(path: str | os.PathLike[str]) -> bool:
         ValueError: the checkpoint does not become what it was; something else must have changed it. The journal stays.
         OSError: a file can't be read or written.
     """
-    with _alone(Path(path), "checkpoint"):
-        return _take_back(Path(path))
+    path = Path(path)
+    with alone(path, "checkpoint"):
+        refuse_unfinished(read_checkpoint(path), but=path)
+        return _take_back(path)
 
 
 def _take_back(path: Path) -> bool:
@@ -162,28 +165,18 @@ def _put(checkpoint: CheckpointFiles, direction: Direction) -> None:
 
 
 def _remove(journal: Path) -> None:
-    journal.unlink()
-    sync_folder(journal.parent)
-
-
-def _check_writable(checkpoint: CheckpointFiles, argument: str) -> None:
-    """That its files may be changed.
-
-    Raises:
-        ValueError: one is read-only.
-    """
-    for file in checkpoint.files:
-        if not file.path.stat().st_mode & 0o222 or not os.access(file.path, os.W_OK):
-            raise ValueError(f"{argument}: {file.path} is read-only")
+    with renamed_on_disk(journal.parent):
+        journal.unlink()
 
 
 @contextlib.contextmanager
-def _alone(path: Path, argument: str) -> Iterator[None]:
-    """No other call changes the checkpoint in place meanwhile.
+def alone(path: Path, argument: str) -> Iterator[None]:
+    """No other call changes or replaces the checkpoint meanwhile.
 
     Raises:
-        ValueError: one does; the path is a folder's, or a symbolic link's, beside which nobody looks for the journal.
-        OSError: there is no such file.
+        ValueError: one does; a file is read-only; the path is a folder's, or a symbolic link's, beside which nobody
+            looks for the journal.
+        OSError: there is no such file, or it can't be locked.
     """
     if path.is_symlink():
         raise ValueError(f"{argument}: {path} is a symbolic link: name the file itself to change it in place")
@@ -193,11 +186,18 @@ def _alone(path: Path, argument: str) -> Iterator[None]:
 
         def lock(each: Path) -> None:
             check_regular(each)
-            file = locked.enter_context(each.open("rb"))
+            if not each.stat().st_mode & 0o222 or not os.access(each, os.W_OK):
+                raise ValueError(f"{argument}: {each} is read-only")
+            file = locked.enter_context(each.open("r+b"))  # for writing: what some network file systems ask of a lock
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise ValueError(f"{argument}: {each} is being changed by another fgunlearn patch") from error
+            except OSError as error:
+                error.filename = str(each)
+                raise
+            if not os.path.samestat(os.fstat(file.fileno()), each.stat()):
+                raise ValueError(f"{argument}: {each} was replaced just now: call again")
 
         lock(path)
         if path.name.endswith(INDEX):  # its files may be changed by their own names, or be in another index as well

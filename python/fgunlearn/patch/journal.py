@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from fgunlearn.checkpoint_files import CheckpointFiles
+from fgunlearn.checkpoint_files import INDEX, CheckpointFiles, weight_map
 
 _APPLYING, _REVERTING = ".applying", ".reverting"
 
@@ -27,18 +27,37 @@ def unfinished(path: Path) -> Iterator[tuple[Path, bool]]:
             yield journal, back
 
 
-def refuse_unfinished(checkpoint: CheckpointFiles) -> None:
-    """That no change of the checkpoint was interrupted.
+def refuse_unfinished(checkpoint: CheckpointFiles, but: Path | None = None) -> None:
+    """That no change of the checkpoint, or of one of its files by another name, was interrupted.
+
+    Args:
+        checkpoint: that is to be read.
+        but: a name whose journals are known.
 
     Raises:
         ValueError: one was: the checkpoint is neither what it was nor what it was to be.
     """
     paths = [checkpoint.path, *(file.path for file in checkpoint.files)]
+    known = None if but is None else but.resolve()
     for path in dict.fromkeys([*paths, *(path.resolve() for path in paths)]):
-        _refuse(path)
+        if path.resolve() != known:
+            refuse_journals(path)
+    for file in checkpoint.files:
+        for index in file.path.parent.glob(f"*{INDEX}"):
+            if (
+                index.resolve() != known
+                and any(unfinished(index))
+                and file.path.name in set(weight_map(index).values())
+            ):
+                refuse_journals(index)
 
 
-def _refuse(path: Path) -> None:
+def refuse_journals(path: Path) -> None:
+    """That no change of a file, or of a checkpoint by its index, was interrupted.
+
+    Raises:
+        ValueError: one was.
+    """
     for journal, _ in unfinished(path):
         raise ValueError(
             f"a change of {path} is going on or was interrupted, {journal.name} says: if nothing is at work "
