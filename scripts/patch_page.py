@@ -109,7 +109,7 @@ def fuzzed() -> str:
     return textwrap.fill(
         f"{found['files']:,} files, {refused:,} of them refused and {found['files'] - refused:,} applied, or compared, "
         f"as they say, under AddressSanitizer and UBSan, with no allocation above "
-        f"{found['largest_allocation_mib']} MiB; {found['date']}, `scripts/fuzz_patch.sh`.",
+        f"{found['largest_allocation_mib']} MiB; {found['date']}, commit {found['commit']}, `scripts/fuzz_patch.sh`.",
         120,
     )
 

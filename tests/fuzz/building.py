@@ -78,7 +78,9 @@ def main(files: int, seed: int, path: Path) -> None:
         done = run(build(Path(folder)), "--files", str(files), "--seed", str(seed))
     if done.returncode != 0:
         sys.exit(f"{done.stderr}\nseed {seed}: the files are in patch-fuzz-failure")
-    found = {"date": datetime.date.today().isoformat(), "seed": seed, "largest_allocation_mib": LARGEST_ALLOCATION}
+    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    found = {"date": datetime.date.today().isoformat(), "commit": asked.stdout.strip() or None, "seed": seed}
+    found["largest_allocation_mib"] = LARGEST_ALLOCATION
     path.write_text(json.dumps({**found, **json.loads(done.stdout)}, indent=1) + "\n")
 
 

@@ -79,7 +79,7 @@ def apply(base: Base, patch_file: PatchFile, out: Out = None, in_place: InPlace 
 
 @app.command()
 def revert(result: Result, patch_file: PatchFile, out: Out = None, in_place: InPlace = False) -> None:
-    """Take back what apply did: of RESULT comes the file that BASE was, byte for byte, in OUT or in place."""
+    """Take back what apply did: of what it wrote comes the file that BASE was, byte for byte, in OUT or in place."""
     _check_out(out, in_place)
     found = patches.revert(result, patch_file, out, in_place=in_place)
     print(f"{found.changed} of {_total(found)} values changed back: {result if out is None else out}.")
