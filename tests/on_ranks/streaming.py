@@ -352,6 +352,82 @@ def hooks_of_others(rank: int, size: int) -> None:
     optimizer.step()
 
 
+def hooks_of_tensors_by_hand(rank: int, size: int) -> None:
+    """DTensors whose hooks autograd itself calls: FSDP2 looks them up in Python."""
+    mesh = mesh_of((size,))
+    replicated = (torch.distributed.tensor.Replicate(),)
+    batch = tuple(distributed(t, mesh, replicated) for t in data(4, 1))
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        return mean_of_products(model, batch).full_tensor()  # type: ignore[attr-defined, no-any-return]
+
+    for hooked in (False, True):
+        called: list[Tensor] = []
+
+        def free(parameter: Tensor, called: list[Tensor] = called) -> None:
+            called.append(parameter)
+            parameter.grad = None
+
+        model = spread(Product(), mesh, (torch.distributed.tensor.Shard(0),))
+        expected = fg.select(Product(), [data(4, 1)], mean_of_products, fg.TopK(0.3))
+        handles = [p.register_post_accumulate_grad_hook(free) for p in model.parameters() if hooked]
+        for memory in ("dense", "streaming", "compact"):
+            found = fg.select(model, [batch], loss, fg.TopK(0.3), memory=memory)  # type: ignore[arg-type]
+            same(found, expected, (hooked, memory))
+            assert not called, (hooked, memory)
+            loss(model, batch).backward()
+            assert len(called) == len(handles), (hooked, memory)
+            assert all((p.grad is None) == hooked for p in model.parameters()), (hooked, memory)
+            model.zero_grad()
+            called.clear()
+        for handle in handles:
+            handle.remove()
+        loss(model, batch).backward()
+        assert not called
+        assert all(p.grad is not None for p in model.parameters())
+
+
+class Unspeakable(ValueError):
+    def __str__(self) -> str:
+        raise KeyError("no words")
+
+
+def words(rank: int, size: int) -> list[str]:
+    """What one rank alone runs into, and what it is called where it is hard to say."""
+    group = torch.distributed.group.WORLD
+    said = []
+    odd = rank == size - 1
+    mine = [data(4, rank)]
+
+    def refused(call: Callable[[], Any]) -> None:
+        with pytest.raises((ValueError, RuntimeError)) as caught:
+            call()
+        kind = type(caught.value)
+        said.append(kind.__name__ if kind is Unspeakable else f"{kind.__name__}: {caught.value}")
+
+    for memory in ("dense", "streaming", "compact"):
+        frozen = product((size,)).requires_grad_(not odd)
+        how: dict[str, Any] = {"memory": memory}
+        refused(lambda model=frozen, how=how: fg.select(model, mine, mean_of_products, fg.TopK(0.3), **how))
+    refused(lambda: fg.score(product((size,)).requires_grad_(not odd), mine, mean_of_products))
+    for error in (ValueError("no such file: caf\udce9"), Unspeakable()):
+
+        def failing(error: Exception = error) -> Iterator[Any]:
+            if odd:
+                raise error
+            yield mine[0]
+
+        refused(lambda: fg.select(Product(), failing(), mean_of_products, fg.TopK(0.3), group=group))
+    empty = [(torch.ones(0, 4), torch.ones(0, 3))]
+    expected = fg.select(Product(), [data(4, r) for r in range(size - 1)], mean_of_products, fg.TopK(0.3))
+    for memory in ("dense", "streaming"):
+        given = empty * 2 if odd else [*empty, *mine, *empty]
+        how = {"memory": memory, "group": group}
+        assert fg.select(Product(), given, mean_of_products, fg.TopK(0.3), **how) == expected, memory
+    refused(lambda: fg.select(Product(), empty, mean_of_products, fg.TopK(0.3), group=group))
+    return said
+
+
 def operations(rank: int, size: int) -> list[str]:
     """Ranks that are about different things."""
     said = []

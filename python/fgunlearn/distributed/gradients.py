@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -134,17 +135,18 @@ def _backward(model: nn.Module, step: Step, loss_fn: LossFunction) -> None:
 def _own_gradients(parameters: Iterable[Any], hook: Callable[[Tensor], None] | None) -> Iterator[None]:
     """Parameters without gradients and without hooks that wait for one but this; afterwards all is as it was."""
     kept = [(parameter, parameter.grad, parameter._post_accumulate_grad_hooks) for parameter in parameters]
+    # Never None, which changes what Python sees and leaves autograd with the hooks it has; an empty dict replaces them.
     try:
         for parameter, _, _ in kept:
             parameter.grad = None
-            parameter._post_accumulate_grad_hooks = None
+            parameter._post_accumulate_grad_hooks = OrderedDict()
             if hook is not None:
                 parameter.register_post_accumulate_grad_hook(hook)
         yield
     finally:
         for parameter, grad, hooks in kept:
             parameter.grad = grad
-            parameter._post_accumulate_grad_hooks = hooks
+            parameter._post_accumulate_grad_hooks = OrderedDict() if hooks is None else hooks
 
 
 def _part(parameter: Any) -> Tensor | None:
