@@ -92,22 +92,6 @@ def test_hooks_of_an_optimizer_in_the_backward_pass_wait(tmp_path: Path) -> None
     values(run_ranks(2, streaming.hooks_of_others, 2, folder=tmp_path))
 
 
-def test_hooks_of_dtensors_that_no_fsdp_made_wait_and_then_go_on(tmp_path: Path) -> None:
-    values(run_ranks(2, streaming.hooks_of_tensors_by_hand, 2, folder=tmp_path))
-
-
-def test_what_one_rank_alone_runs_into_is_told_whatever_its_words(tmp_path: Path) -> None:
-    usual, odd = values(run_ranks(2, streaming.words, 2, folder=tmp_path, timeout=20.0))
-    assert len(usual) == len(odd) == 7
-    for text in (*usual[:4], *odd[:4]):
-        assert "no parameter that requires grad" in text
-    assert "caf\\udce9" in usual[4]
-    assert "rank 1 could not score its part of the data: Unspeakable" in usual[5]
-    assert odd[4:6] == ["ValueError: no such file: caf\udce9", "Unspeakable"]
-    assert usual[6] == odd[6]
-    assert "loader is empty on every rank" in odd[6]
-
-
 @pytest.mark.parametrize("size", [2, 3])
 def test_ranks_that_are_about_different_operations_are_told_which(size: int, tmp_path: Path) -> None:
     said = values(run_ranks(size, streaming.operations, size, folder=tmp_path, timeout=20.0))
