@@ -91,8 +91,6 @@ def broken(size: int, apart: bool) -> Any:
 
 def interrupted_passes(rank: int, size: int) -> None:
     """Errors and interrupts in all ranks' backward passes: the next ones are as if there had been none."""
-    if not hasattr(FSDPModule, "reset_iter_state"):
-        return
     mine = [data(4, rank)]
     expected = fg.select(broken(size, True), mine, mean_of_products, fg.TopK(0.3))
     for apart in (False, True):
