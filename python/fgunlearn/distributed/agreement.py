@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from fgunlearn.batches import device_of
-from fgunlearn.distributed.processes import Processes, check_group
+from fgunlearn.distributed.layout import is_dtensor
+from fgunlearn.distributed.processes import Processes, check_group, processes_of
 
 _SHOWN = 200  # characters of a value that an error shows
 
@@ -45,7 +46,7 @@ def agree(processes: Processes, operation: str, facts: Callable[[], Mapping[str,
     everyones = processes.gather(mine)
     failed = everyones[:, 0]
     if bool(failed.any()):
-        words = processes.gather_texts("" if wrong is None else f"{type(wrong).__name__}: {wrong}")
+        words = processes.gather_texts(_said(wrong))
         if wrong is not None:
             raise wrong
         ranks = failed.nonzero().reshape(-1).tolist()
@@ -59,8 +60,9 @@ def errors_told(group: Any, model: object, operation: str) -> Iterator[None]:
     """An error inside, before this process's :func:`agree`, is one of the others in theirs.
 
     Args:
-        group: whose processes are about to call :func:`agree`; with None nothing is told.
-        model: tells the device over which the group talks, as far as it is one.
+        group: whose processes are about to call :func:`agree`; with None those of the mesh of the model's DTensors,
+            frozen ones too, as others may train them. Without any nothing is told.
+        model: tells also the device over which they talk, as far as it is one.
         operation: as for :func:`agree`.
 
     Raises:
@@ -71,14 +73,25 @@ def errors_told(group: Any, model: object, operation: str) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError) as error:
-        if group is None:
+        processes = _reached(group, model)
+        if processes is None:
             raise
-        device = device_of(model) if isinstance(model, nn.Module) else torch.device("cpu")
 
         def facts(wrong: Exception = error) -> Mapping[str, Any]:
             raise wrong
 
-        agree(Processes((group,), device), operation, facts)
+        agree(processes, operation, facts)
+
+
+def _reached(group: Any, model: object) -> Processes | None:
+    if group is not None:
+        return Processes((group,), device_of(model) if isinstance(model, nn.Module) else torch.device("cpu"))
+    if not isinstance(model, nn.Module):
+        return None
+    try:
+        return processes_of({name: parameter for name, parameter in model.named_parameters() if is_dtensor(parameter)})
+    except (TypeError, ValueError):
+        return None  # meshes of different ranks: whom to tell is not known
 
 
 def raise_together(processes: Processes, error: BaseException | None, what: str) -> None:
@@ -89,7 +102,7 @@ def raise_together(processes: Processes, error: BaseException | None, what: str)
         error: of this process.
         what: it was doing.
     """
-    words = processes.gather_texts("" if error is None else f"{type(error).__name__}: {error}")
+    words = processes.gather_texts(_said(error))
     if error is not None:
         raise error
     failed = [rank for rank, said in enumerate(words) if said]
@@ -116,12 +129,22 @@ def all_succeed(processes: Processes | None, what: str) -> Iterator[None]:
         raise_together(processes, error, what)
 
 
+def _said(error: BaseException | None) -> str:
+    """Type and text of an error, or the type alone if it can't say more; "" for none."""
+    if error is None:
+        return ""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__
+
+
 def _digest(text: str) -> Tensor:
-    return torch.frombuffer(bytearray(hashlib.sha256(text.encode()).digest()), dtype=torch.uint8)
+    return torch.frombuffer(bytearray.fromhex(_hex(text)), dtype=torch.uint8)
 
 
 def _hex(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()
 
 
 def _raise_difference(processes: Processes, texts: Mapping[str, str]) -> NoReturn:

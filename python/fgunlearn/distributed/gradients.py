@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -83,13 +84,18 @@ def sharded_gradients(
 ) -> list[Tensor | None]:
     """This process's parts of the gradient of the mean loss of a step's samples; None where the loss does not reach.
 
-    ``.grad`` is afterwards as before, and hooks that wait for it to be accumulated (an optimizer's) don't run.
+    ``.grad`` is afterwards as before, and hooks that wait for it to be accumulated (an optimizer's) don't run. A pass
+    that fails, or is interrupted, leaves the model ready for another, where torch has ``FSDPModule.reset_iter_state``;
+    with an earlier torch :func:`refuse_unreduced` refuses the model from then on.
 
     Args:
         model: see :func:`fgunlearn.score`.
         parameters: its trainable ones, DTensors.
         step: one of :func:`sharded_steps`; all processes are at the same one.
         loss_fn: see :func:`fgunlearn.score`.
+
+    Raises:
+        ValueError: an FSDP2 module that kept a part of its gradients to itself; it is named.
     """
     with _own_gradients(parameters.values(), None):
         _backward(model, step, loss_fn)
@@ -107,17 +113,30 @@ def arriving_parts(
     Args:
         receive: called with the parameter's position, without gradient mode, on the caller's stream; see
             :func:`sharded_gradients` for the rest.
+
+    Raises:
+        ValueError: a gradient that comes in several parts, as reentrant checkpoints make them; the parameter is named.
     """
     first = next(iter(parameters.values()))
     stream = torch.cuda.current_stream(first.device) if first.is_cuda else None
     positions = {id(parameter): t for t, parameter in enumerate(parameters.values())}
+    names = list(parameters)
+    arrived: set[int] = set()
 
     def hand_over(parameter: Tensor) -> None:
+        t = positions[id(parameter)]
+        if t in arrived:
+            raise ValueError(
+                f"the gradient of {names[t]!r} comes in several parts, so that none of them is complete, as where a "
+                "parameter is used in several reentrant checkpoints: give torch.utils.checkpoint use_reentrant=False, "
+                "or use memory='dense'"
+            )
+        arrived.add(t)
         with torch.no_grad(), in_order_on(stream):
             part = _part(parameter)
             parameter.grad = None
             if part is not None:
-                receive(positions[id(parameter)], part)
+                receive(t, part)
 
     with _own_gradients(parameters.values(), hand_over):
         _backward(model, step, loss_fn)
@@ -125,26 +144,58 @@ def arriving_parts(
 
 def _backward(model: nn.Module, step: Step, loss_fn: LossFunction) -> None:
     # Only backward() reaches sharded parameters: FSDP2 computes with others, gathered, and puts the gradient here.
-    with torch.enable_grad():
-        loss = checked_loss(loss_fn(model, step.batch))
-        (loss if step.weight == 1.0 else loss * step.weight).backward()
+    try:
+        with torch.enable_grad():
+            loss = checked_loss(loss_fn(model, step.batch))
+            (loss if step.weight == 1.0 else loss * step.weight).backward()
+        for label, group in _groups(model):
+            if _holds_unreduced(group):
+                raise ValueError(
+                    f"module {label} did not reduce all of its gradients over the processes in this backward pass, as "
+                    "where it is used in several reentrant checkpoints: give torch.utils.checkpoint "
+                    "use_reentrant=False"
+                )
+    except BaseException:
+        _break_off(model)
+        raise
 
 
-@contextmanager
+def _break_off(model: nn.Module) -> None:
+    """Makes FSDP2 forget a pass that did not end: it would take the next one for its rest, and add up their gradients.
+
+    There were none before the pass, or :func:`refuse_unreduced` had refused them.
+    """
+    for module in _sharded_modules(model).values():
+        reset = getattr(module, "reset_iter_state", None)  # not every torch has it
+        if reset is not None and getattr(module._get_fsdp_state(), "_is_root", False):
+            # It waits for other processes, which may be gone: the error that led here says more than this one.
+            with contextlib.suppress(Exception):
+                reset()
+    for _, group in _groups(model):
+        for parameter in getattr(group, "fsdp_params", ()):
+            if getattr(parameter, "unsharded_accumulated_grad", None) is not None:
+                parameter.unsharded_accumulated_grad = None
+            gathered = getattr(parameter, "_unsharded_param", None)
+            if gathered is not None:
+                gathered.grad = None
+
+
+@contextlib.contextmanager
 def _own_gradients(parameters: Iterable[Any], hook: Callable[[Tensor], None] | None) -> Iterator[None]:
     """Parameters without gradients and without hooks that wait for one but this; afterwards all is as it was."""
     kept = [(parameter, parameter.grad, parameter._post_accumulate_grad_hooks) for parameter in parameters]
+    # Never None, which changes what Python sees and leaves autograd with the hooks it has; an empty dict replaces them.
     try:
         for parameter, _, _ in kept:
             parameter.grad = None
-            parameter._post_accumulate_grad_hooks = None
+            parameter._post_accumulate_grad_hooks = OrderedDict()
             if hook is not None:
                 parameter.register_post_accumulate_grad_hook(hook)
         yield
     finally:
         for parameter, grad, hooks in kept:
             parameter.grad = grad
-            parameter._post_accumulate_grad_hooks = hooks
+            parameter._post_accumulate_grad_hooks = OrderedDict() if hooks is None else hooks
 
 
 def _part(parameter: Any) -> Tensor | None:
@@ -161,36 +212,54 @@ def refuse_unreduced(model: nn.Module) -> None:
 
     Raises:
         ValueError: ``set_requires_gradient_sync(False)`` or ``set_requires_all_reduce(False)``, or what a backward pass
-            under one of them has left; the module is named.
+            under one of them has left; a backward pass that was broken off; the module is named.
     """
+    for label, module in _sharded_modules(model).items():
+        context = getattr(module._get_fsdp_state(), "_state_ctx", None)
+        if getattr(context, "post_backward_final_callback_queued", False):
+            raise ValueError(
+                f"module {label} is in a backward pass that was broken off, without an end to which FSDP2 does not "
+                "reduce all gradients of the next: call model.reset_iter_state() if torch has it, else shard the model "
+                "anew"
+            )
+    for label, group in _groups(model):
+        # torch has no public way to ask; where a later one has other names, nothing is refused.
+        replicated = getattr(getattr(group, "mesh_info", None), "replicate_mesh_dim", None) is not None
+        reduced = getattr(group, "reduce_grads", True) and (getattr(group, "all_reduce_grads", True) or not replicated)
+        if not reduced:
+            raise ValueError(
+                f"module {label} does not reduce its gradients over the processes: call "
+                "model.set_requires_gradient_sync(True) (set_requires_all_reduce(True)) first"
+            )
+        if _holds_unreduced(group):
+            raise ValueError(
+                f"module {label} holds gradients that were not reduced over the processes, to which those of this "
+                "data would be added: take a backward pass that reduces them, and the optimizer's step or "
+                "zero_grad(), first"
+            )
+
+
+def _sharded_modules(model: nn.Module) -> dict[str, Any]:
+    """FSDP2's modules, by what errors call them."""
     kind = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", None)
     if kind is None:
-        return
-    for name, module in model.named_modules():
-        if not isinstance(module, kind):
-            continue
-        label = repr(name) if name else "the root"
+        return {}
+    named = model.named_modules()
+    return {repr(name) if name else "the root": module for name, module in named if isinstance(module, kind)}
+
+
+def _groups(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """FSDP2's groups of parameters, each with what errors call its module."""
+    for label, module in _sharded_modules(model).items():
         state = module._get_fsdp_state()
         for group in getattr(state, "_fsdp_param_groups", None) or [getattr(state, "_fsdp_param_group", None)]:
-            if group is None:  # a module whose parameters all belong to others
-                continue
-            # torch has no public way to ask; where a later one has other names, nothing is refused.
-            replicated = getattr(getattr(group, "mesh_info", None), "replicate_mesh_dim", None) is not None
-            reduced = getattr(group, "reduce_grads", True) and (
-                getattr(group, "all_reduce_grads", True) or not replicated
-            )
-            if not reduced:
-                raise ValueError(
-                    f"module {label} does not reduce its gradients over the processes: call "
-                    "model.set_requires_gradient_sync(True) (set_requires_all_reduce(True)) first"
-                )
-            left = getattr(group, "_partial_reduce_output", None) is not None
-            if left or any(map(_unreduced, getattr(group, "fsdp_params", ()))):
-                raise ValueError(
-                    f"module {label} holds gradients that were not reduced over the processes, to which those of this "
-                    "data would be added: take a backward pass that reduces them, and the optimizer's step or "
-                    "zero_grad(), first"
-                )
+            if group is not None:  # a module whose parameters all belong to others has none
+                yield label, group
+
+
+def _holds_unreduced(group: Any) -> bool:
+    left = getattr(group, "_partial_reduce_output", None) is not None
+    return left or any(map(_unreduced, getattr(group, "fsdp_params", ())))
 
 
 def _unreduced(parameter: Any) -> bool:

@@ -63,8 +63,8 @@ class Processes:
         return [row[:length] for row, length in zip(self.gather(padded), lengths, strict=True)]
 
     def gather_texts(self, text: str) -> list[str]:
-        """The texts of all processes."""
-        sent = torch.frombuffer(bytearray(text.encode() or b"\0"), dtype=torch.uint8)
+        """The texts of all processes; what has no UTF-8, such as the odd bytes of a file's name, is escaped."""
+        sent = torch.frombuffer(bytearray(text.encode(errors="backslashreplace") or b"\0"), dtype=torch.uint8)
         return [bytes(row.tolist()).decode().rstrip("\0") for row in self.gather_ragged(sent)]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fgunlearn import ops
-from fgunlearn.batches import Loader, LossFunction, evaluation_mode
+from fgunlearn.batches import Loader, LossFunction, batch_size, evaluation_mode
 from fgunlearn.distributed.agreement import raise_together
 from fgunlearn.distributed.gradients import sharded_gradients, sharded_steps
 from fgunlearn.distributed.layout import is_dtensor, layout_of, local_part
@@ -178,7 +178,8 @@ def _of_replicas(
     sums = Sums(_zeros(parameters), 0)
     error: Exception | None = None
     try:
-        batches = iter(loader)
+        # Batches without samples are no data either: some of them alone must not be an error of one rank.
+        batches = itertools.dropwhile(lambda batch: batch_size(batch) == 0, loader)
         for batch in itertools.islice(batches, 1):  # a rank without data adds nothing
             everything = itertools.chain([batch], batches)
             sums.values, sums.seen = accumulate_sums(

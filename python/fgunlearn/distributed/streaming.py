@@ -83,7 +83,8 @@ def _top_of_each_shard(source: ShardedSource, readings: Readings, k: Sequence[in
     """One reading, in which processes rank a parameter's scores together the moment it is complete."""
     indices = [torch.empty(0, dtype=index_dtype(numel), device=source.device) for numel in source.numels]
     refused = [0] * len(indices)
-    bits = digit_bits_of(len(indices), any(part.dtype == torch.float64 for part in source.parts))
+    numels = [layout.numel for layout in source.layouts]
+    bits = digit_bits_of(numels, any(part.dtype == torch.float64 for part in source.parts))
     names = list(source.parameters)
 
     def consume(t: int, _: int, scores: Tensor) -> None:

@@ -82,14 +82,15 @@ def score(
         TypeError: a loss or batch of another type than described.
     """
     # Above this module:
-    from fgunlearn.distributed.agreement import agree
+    from fgunlearn.distributed.agreement import agree, errors_told
     from fgunlearn.distributed.layout import distributed_as
     from fgunlearn.distributed.processes import processes_of
     from fgunlearn.distributed.scoring import scores_over
 
-    parameters = trainable(model)
     loss_fn = cross_entropy if loss_fn is None else loss_fn
-    processes = processes_of({f"parameter {name!r}": p for name, p in parameters.items()})
+    with errors_told(None, model, "fgunlearn.score"):
+        parameters = trainable(model)
+        processes = processes_of({f"parameter {name!r}": p for name, p in parameters.items()})
 
     def checked() -> dict[str, Any]:
         if kind not in get_args(ScoreKind):

@@ -332,8 +332,9 @@ def topk(
         pool: what scope "channel" ranks rows by: the "sum" of their absolute values or the "mean".
         group: a ``torch.distributed`` process group, all of which call this: tensor t is then the concatenation along
             dimension 0 of what its ranks have as tensor t, which may differ in length there or be empty. DTensors are
-            ranked over their whole mesh with or without it. Counts are sent, below 200 KB (1 MiB for scope "tensor",
-            with up to about a thousand tensors), and no values; scope "channel" is refused.
+            ranked over their whole mesh with or without it. Counts are sent, below 200 KB (scope "tensor": below 1 MiB
+            with up to 700 tensors, 450 if one is float64, and with more at most 1.5 KB, or 2.3 KB, for each), and no
+            values; scope "channel" is refused.
 
     Returns:
         The selection; over several processes a :class:`fgunlearn.distributed.ShardedSelection` of this one's part.
