@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from fgunlearn.resuming.checkpoint import Checkpoint
 from fgunlearn.resuming.file import Contents, read, remove, remove_unfinished, write
 from fgunlearn.resuming.identity import Identity, difference
 from fgunlearn.resuming.random_states import RandomStates
+from fgunlearn.resuming.workers import workers_aside
 
 
 class Call:
@@ -71,7 +73,8 @@ class Call:
         """What is read inside leaves random numbers and loaders as they are."""
         now = RandomStates.now(self._loaders)
         try:
-            yield
+            with workers_aside(self._loaders):
+                yield
         finally:
             now.restore(self._loaders)
 
@@ -82,6 +85,7 @@ class Call:
             ValueError: what differs.
         """
         versions = {"fgunlearn": ops.BUILD_INFO["version"], "torch": torch.__version__}
+        identity = {**identity, "the data (checkpoint.data)": self._checkpoint.data}
         self._identity = {**identity, **{f"the version of {name}": str(found) for name, found in versions.items()}}
         if self._found is None:
             remove_unfinished(self._path)
@@ -113,10 +117,26 @@ class Call:
 
     @contextlib.contextmanager
     def until_done(self, *hopeless: type[Exception]) -> Iterator[None]:
-        """Removes the file when the work inside is done, or raises one of the errors that it would raise again."""
+        """Removes the file when the work inside is done, or raises one of the errors that it would raise again.
+
+        After another error before :meth:`going_on`, random numbers and loaders are where they were before the call.
+        """
         try:
             yield
-        except hopeless:
-            remove(self._path)
+        except BaseException as error:
+            if isinstance(error, hopeless):
+                self._remove()
+            elif self._found is not None:
+                self._entered.restore(self._loaders)
             raise
-        remove(self._path)
+        if not self._checkpoint.keep:
+            self._remove()
+
+    def _remove(self) -> None:
+        """The work is done, or lost: what can't be removed makes no difference to that."""
+        try:
+            remove(self._path)
+        except OSError as error:
+            warnings.warn(
+                f"the checkpoint {self._path} is of no use any more, but can't be removed: {error}", stacklevel=2
+            )
