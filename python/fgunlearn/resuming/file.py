@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,7 +94,7 @@ def write(path: Path, contents: Contents) -> None:
     text = json.dumps({"version": _VERSION, **contents.facts})
     metadata = {"format": _FORMAT, "described": text, "sha256": _hash(text, tensors)}
     try:
-        with replacing(path) as temporary:
+        with _locked(path.parent, fcntl.LOCK_SH), replacing(path) as temporary:
             save_file(tensors, temporary, metadata=metadata)
     except (OSError, SafetensorError) as error:
         raise OSError(f"the checkpoint {path} can't be written: {error}") from error
@@ -146,9 +148,36 @@ def remove(path: Path) -> None:
 
 
 def remove_unfinished(path: Path) -> None:
-    """Removes the temporary files of a process that was killed as it wrote: see :func:`fgunlearn.files.replacing`."""
-    for left in begun_beside(path):
-        left.unlink(missing_ok=True)
+    """Removes the temporary files of a process that was killed as it wrote: see :func:`fgunlearn.files.replacing`.
+
+    Where a process writes a checkpoint in that folder just now, they stay for the next time.
+    """
+    try:
+        with _locked(path.parent, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            for left in begun_beside(path):
+                left.unlink(missing_ok=True)
+    except BlockingIOError:
+        pass
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, how: int) -> Iterator[None]:
+    """Tells those that write in a folder from those that clear up there; nobody else is kept out.
+
+    Raises:
+        BlockingIOError: it is locked, and was not to be waited for.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, how)
+        except BlockingIOError:
+            raise
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
