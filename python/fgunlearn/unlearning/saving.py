@@ -230,13 +230,13 @@ def _load_model(model: nn.Module, selection: Selection | None, saved: Contents) 
     }
     device = next(iter(parameters.values())).device
     for name, module, key, buffer in list(buffers_of(model)):
-        value = held.pop(name) if name in held else None
-        if value is None:
+        kept = held.pop(name) if name in held else None
+        if kept is None:
             module._buffers[key] = None
-        elif buffer is not None and (value.shape, value.dtype) == (buffer.shape, buffer.dtype):
-            buffer.copy_(value)
+        elif buffer is not None and (kept.shape, kept.dtype) == (buffer.shape, buffer.dtype):
+            buffer.copy_(kept)
         else:  # a forward pass had put another one there
-            module._buffers[key] = value.to(device if buffer is None else buffer.device)
+            module._buffers[key] = kept.to(device if buffer is None else buffer.device)
     for name, value in held.items():  # that a forward pass had registered
         prefix, _, key = name.rpartition(".")
         model.get_submodule(prefix).register_buffer(key, value.to(device))
