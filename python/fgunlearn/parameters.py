@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,13 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
         raise ValueError("model has no parameter that requires grad: nothing can be selected or updated")
     check_tensors(parameters, "parameter")
     return parameters
+
+
+def buffers_of(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor | None]]:
+    """Name, module and key of every buffer, and the buffer; of those that are None as well."""
+    for prefix, module in model.named_modules():
+        for key, buffer in module._buffers.items():
+            yield (f"{prefix}.{key}" if prefix else key), module, key, buffer
 
 
 def check_tensors(tensors: Mapping[str, Tensor], what: str) -> None:

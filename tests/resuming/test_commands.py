@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from command_line import Run, refused
 from interrupted import Killed, killed_after
@@ -64,6 +66,61 @@ def test_unlearn_goes_on_when_the_same_command_is_given_again(run: Run, work: Pa
     assert error == "fgunlearn: going on from run.ckpt, after step 6\n"
     assert (work / "out.safetensors").read_bytes() == (work / "whole.safetensors").read_bytes()
     assert sorted(work.iterdir()) == sorted([*before, work / "out.safetensors"])
+
+
+@pytest.mark.parametrize("option", ["out", "save_selection", "patch", "audit"])
+def test_unlearn_keeps_the_checkpoint_until_all_is_written(
+    run: Run, work: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    assert run(*unlearn(out="whole.safetensors", recipe="heldout"))[0] == 0
+    more = {} if option == "out" else {option: "more", **({"relearn_steps": 0} if option == "audit" else {})}
+    command = unlearn(recipe="heldout", checkpoint="run.ckpt", checkpoint_every=3, **more)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    writes = {
+        "out": "fgunlearn.cli.unlearn._write",
+        "save_selection": "fgunlearn.selection.Selection.save",
+        "patch": "fgunlearn.cli.unlearn.create",
+        "audit": "fgunlearn.cli.recording.Recording.write",
+    }
+    with monkeypatch.context() as patched:
+        patched.setattr(writes[option], full)
+        assert run(*command)[0] != 0
+    assert (work / "run.ckpt").exists()
+    assert not (work / "out.safetensors").exists()
+    status, _, error = run(*command)
+    assert status == 0
+    assert "going on from run.ckpt" in error
+    assert (work / "out.safetensors").read_bytes() == (work / "whole.safetensors").read_bytes()
+    assert not (work / "run.ckpt").exists()
+
+
+def test_unlearn_notices_other_data_in_rows_that_no_step_had_last(run: Run, work: Path) -> None:
+    with pytest.raises(Killed), killed_after(8):
+        run(*unlearn(checkpoint="run.ckpt", checkpoint_every=3))
+    held = load_file(work / "data.safetensors")
+    for row in (0, 40):
+        changed = held["x"].clone()
+        changed[row] += 1.0
+        save_file({**held, "x": changed}, work / "data.safetensors")
+        refused(run(*unlearn(checkpoint="run.ckpt")), "the data (checkpoint.data) is not what it was")
+
+
+def test_spdgan_train_keeps_the_checkpoint_until_all_is_written(
+    run: Run, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    command = train_command(steps=10, checkpoint="run.ckpt", checkpoint_every=3)
+    with monkeypatch.context() as patched:
+        patched.setattr("fgunlearn.cli.spdgan.SPDGAN.save", full)
+        assert run(*command)[0] != 0
+    assert (work / "run.ckpt").exists()
+    assert run(*command)[2] == "fgunlearn: going on from run.ckpt, after step 9\n"
+    assert not (work / "run.ckpt").exists()
 
 
 def test_unlearn_names_what_is_not_as_it_was(run: Run, work: Path) -> None:

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import functools
+import gc
+import threading
+import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +18,14 @@ import torch
 from torch import Tensor
 
 import fgunlearn as fg
-from fgunlearn.resuming.identity import difference, digest, digest_of_model, fields_of, name_of
+from fgunlearn.resuming.identity import (
+    difference,
+    digest,
+    digest_of_batches,
+    digest_of_model,
+    fields_of,
+    name_of,
+)
 from interrupted import mlp
 
 
@@ -22,7 +35,46 @@ class Batch:
     text: str
 
 
+class Slotted:
+    __slots__ = ("x",)
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+
+def ring(text: str) -> SimpleNamespace:
+    made = SimpleNamespace(text=text)
+    made.itself = made
+    return made
+
+
+def nested(*parts: Tensor) -> Tensor:
+    return torch.nested.nested_tensor(list(parts), layout=torch.jagged)
+
+
 VALUES: list[Any] = [
+    SimpleNamespace(x=torch.zeros(2)),
+    SimpleNamespace(x=torch.ones(2)),
+    {"x": SimpleNamespace(x=torch.zeros(3))},
+    {"x": SimpleNamespace(x=torch.ones(3))},
+    (SimpleNamespace(x=1), 2),
+    (SimpleNamespace(x=2), 2),
+    Slotted(torch.zeros(2)),
+    Slotted(torch.ones(2)),
+    date(2026, 1, 1),
+    date(2026, 1, 2),
+    {1, 2},
+    {1, 3},
+    ring("a"),
+    ring("b"),
+    torch.float32,
+    torch.float64,
+    nested(torch.zeros(2), torch.zeros(1)),
+    nested(torch.zeros(1), torch.zeros(2)),
+    nested(torch.zeros(2), torch.ones(1)),
+    torch.zeros(2, dtype=torch.complex64).conj(),
+    np.array([torch.zeros(2000), None], dtype=object),
+    np.array([torch.arange(2000) == 999, None], dtype=object),
     torch.zeros(2),
     torch.zeros(2, 1),
     torch.zeros(2, dtype=torch.int32),
@@ -58,16 +110,42 @@ def test_equal_batches_have_one_digest_wherever_they_lie() -> None:
     assert digest([x.T, "a"]) == digest([x.T.contiguous(), "a"])
     assert digest(x[:, ::2]) == digest(x[:, ::2].clone())
     assert digest([object()]) == digest([object()])  # no address is in it
+    assert digest(SimpleNamespace(x=x)) == digest(SimpleNamespace(x=x.clone()))
+    assert digest({"a", "b", "c"}) == digest({"c", "b", "a"})
+    assert digest(torch.ones(2, dtype=torch.complex64).conj()) == digest(torch.ones(2, dtype=torch.complex64).conj())
+
+
+def test_what_does_not_tell_what_it_holds_is_refused_by_name() -> None:
+    for value, kind in ((part for part in ()), "generator"), (SimpleNamespace(lock=threading.Lock()), "lock"):
+        with pytest.raises(TypeError, match=f"checkpoint: forget_loader holds a {kind}, which can't be told"):
+            digest([value], "forget_loader")
+
+
+def test_batches_of_a_loader_are_told_apart_one_at_a_time() -> None:
+    alive: list[weakref.ref[Tensor]] = []
+
+    def batches(last: float) -> Iterator[Tensor]:
+        for value in (1.0, 2.0, 3.0, 4.0, last):
+            gc.collect()
+            assert sum(ref() is not None for ref in alive) <= 1
+            batch = torch.full((3,), value)
+            alive.append(weakref.ref(batch))
+            yield batch
+
+    assert digest_of_batches(batches(5.0), "heldout_loader") == digest_of_batches(batches(5.0), "heldout_loader")
+    assert digest_of_batches(batches(5.0), "heldout_loader") != digest_of_batches(batches(6.0), "heldout_loader")
 
 
 def test_a_model_is_told_by_every_bit_and_by_what_is_trained() -> None:
-    models = [mlp() for _ in range(5)]
+    models = [mlp() for _ in range(7)]
     models[1][6].requires_grad_(False)
     with torch.no_grad():
         models[2][0].weight[0, 0] = torch.nextafter(models[2][0].weight[0, 0], torch.tensor(9.0))
     models[3][1].num_batches_tracked += 1
     models[4].register_buffer("more", torch.zeros(1), persistent=False)
-    assert len({digest_of_model(model) for model in models}) == 5
+    models[5][3].p = 0.4
+    models[6][1].momentum = 0.2
+    assert len({digest_of_model(model) for model in models}) == 7
     assert digest_of_model(mlp()) == digest_of_model(models[0])
 
 

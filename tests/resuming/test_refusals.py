@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.data import DataLoader, TensorDataset
 
 import fgunlearn as fg
+from fgunlearn import files
 from fgunlearn.resuming import file
 from interrupted import (
     Augmented,
@@ -32,6 +36,7 @@ from interrupted import (
     listed,
     mlp,
     outcome,
+    samples,
     seed_all,
     shuffled,
 )
@@ -164,6 +169,22 @@ def test_another_argument_is_named(path: Path, changes: dict[str, Any], message:
     refused(path, message, **changes)
 
 
+def objects(last: int) -> list[Any]:
+    """Batches that differ in an object that goes with the tensors."""
+    batches = listed(12, 2, size=4)
+    return [(x, SimpleNamespace(y=y, marks=torch.tensor([0, 1, last]))) for x, y in batches]
+
+
+def test_batches_with_objects_in_them_are_told_apart(tmp_path: Path) -> None:
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        return F.cross_entropy(model(batch[0]), batch[1].y)
+
+    case, path = Case(options={"loss_fn": loss}, heldout=False), tmp_path / "run"
+    interrupt(case, path, 4, forget_loader=objects(2), retain_loader=objects(1))
+    with pytest.raises(ValueError, match="the data of forget_loader is not what it was"):
+        case.call(case.model(), path, forget_loader=objects(4), retain_loader=objects(1))
+
+
 def test_what_a_call_refuses_without_a_checkpoint_it_refuses_with_one(path: Path) -> None:
     refused(path, "forget_loader is empty", forget_loader=[])
     refused(path, "k must|ratio", strategy=fg.TopK(k=10**6))
@@ -210,6 +231,77 @@ def test_a_loader_that_counts_its_passes_must_tell(tmp_path: Path) -> None:
     path.unlink()
     interrupt(case, path, 8, retain_loader=Telling())
     assert outcome(case, path, retain_loader=Telling()) == expected
+
+
+class Counted(DataLoader[Any]):
+    """A DataLoader whose order is a function of the number of its passes, which it tells."""
+
+    def __init__(self) -> None:
+        super().__init__(TensorDataset(*samples(40, 1)), 8)
+        self.passes = 0
+
+    def __iter__(self) -> Any:
+        batches = list(super().__iter__())
+        order = torch.randperm(5, generator=torch.Generator().manual_seed(self.passes)).tolist()
+        self.passes += 1
+        return (batches[at] for at in order)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"passes": self.passes}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.passes = state["passes"]
+
+
+def test_a_dataloader_that_tells_its_state_is_asked(tmp_path: Path) -> None:
+    path, case = tmp_path / "run", Case({"forget": "neighbour"})
+    expected = outcome(case, None, retain_loader=Counted())
+    interrupt(case, path, 8, retain_loader=Counted())
+    assert outcome(case, path, retain_loader=Counted()) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda facts: facts["began"]["numpy"]["state"].update(pos=10**6), "ValueError: a position of 1000000 in"),
+        (lambda facts: facts["state"]["position"]["now"]["numpy"]["state"].update(pos=-1), "a position of -1 in"),
+        (lambda facts: facts["state"]["position"]["now"]["python"].__setitem__(1, [1]), "is a damaged checkpoint: "),
+        (lambda facts: facts["state"].pop("position"), "KeyError: 'position'"),
+        (lambda facts: facts["state"].pop("selection"), "KeyError: 'selection'"),
+        (lambda facts: facts["state"].pop("optimizer"), "KeyError: 'optimizer'"),
+        (lambda facts: facts["state"].pop("forget"), "KeyError: 'forget'"),
+        (lambda facts: facts["state"]["forget"].pop("heldout_began"), "KeyError: 'heldout_began'"),
+        (lambda facts: facts["state"]["position"].update(taken=0), "0 batches of a pass"),
+        (lambda facts: facts["state"]["progress"]["record"].update(steps=10**9), "1000000000 steps of 10 are taken"),
+        (lambda facts: facts["state"]["progress"].pop("record"), "KeyError: 'record'"),
+        (lambda facts: facts["state"].update(seconds=3), "is a damaged checkpoint: AttributeError"),
+        (lambda facts: facts.pop("identity"), "KeyError: 'identity'"),
+        (lambda facts: facts.pop("began"), "KeyError: 'began'"),
+    ],
+)
+def test_a_part_that_is_missing_or_out_of_range_is_refused(
+    path: Path, change: Callable[[dict[str, Any]], Any], message: str
+) -> None:
+    rewritten(path, change)
+    refused(path, message)
+
+
+def test_a_tensor_that_is_missing_or_of_another_shape_is_refused(path: Path) -> None:
+    held = load_file(path)
+    with safe_open(path, "pt") as opened:
+        facts = json.loads(opened.metadata()["described"])
+    for name in (
+        "began/torch",
+        "state/model/parameters/0.weight",
+        "state/selection/indices/0",
+        "state/forget/generator",
+    ):
+        for tensors in (
+            {key: value for key, value in held.items() if key != name},
+            {**held, name: held[name][:-1].clone()},
+        ):
+            file.write(path, file.Contents(tensors, facts))
+            refused(path, "is a damaged checkpoint")
 
 
 def test_a_worker_that_lasts_and_draws_random_numbers_is_refused(tmp_path: Path) -> None:
@@ -265,11 +357,87 @@ def test_a_full_disk_gives_the_model_back_and_keeps_the_last_checkpoint(
 
 def test_what_a_process_left_that_was_killed_as_it_wrote_goes_away(tmp_path: Path) -> None:
     path = tmp_path / "run[1]"
-    others = [tmp_path / ".run[2].abcdefgh.part", tmp_path / ".run[1].part"]
-    for left in (tmp_path / ".run[1].abc_efgh.part", *others):
+    others = [files.beside(tmp_path / "run[2]"), tmp_path / ".run[1].part"]
+    for left in (files.beside(path), *others):
         left.write_bytes(b"half")
     CASE.call(CASE.model(), path)
     assert sorted(tmp_path.iterdir()) == sorted(others)
+
+
+def test_what_another_process_writes_just_now_stays(tmp_path: Path) -> None:
+    path, seen = tmp_path / "run", []
+    save = file.save_file
+
+    def meanwhile(tensors: Any, to: Path, metadata: Any) -> None:
+        save(tensors, to, metadata)
+        file.remove_unfinished(path)
+        seen.append(to.exists())
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(file, "save_file", meanwhile)
+        file.write(path, file.Contents({"x": torch.zeros(3)}, {}))
+    assert seen == [True]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def second_call(path: Path, out: Path) -> None:
+    model = CASE.model()
+    before = bits(model)
+    try:
+        CASE.call(model, path)
+    except ValueError as error:
+        assert bits(model) == before
+        out.write_text(str(error))
+
+
+def test_a_second_process_is_refused_while_the_first_is_at_work(tmp_path: Path) -> None:
+    path, out = tmp_path / "run", tmp_path / "out"
+    expected = outcome(CASE, None)
+    taken = 0
+
+    def start_another(*_: object) -> None:
+        nonlocal taken
+        taken += 1
+        if taken == 5:
+            process = multiprocessing.get_context("spawn").Process(target=second_call, args=(path, out))
+            process.start()
+            process.join()
+
+    handle = register_optimizer_step_post_hook(start_another)
+    try:
+        assert outcome(CASE, path) == expected
+    finally:
+        handle.remove()
+    assert f"{path} is the file of another call that is at work" in out.read_text()
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("step", [3, 10])
+def test_the_file_of_another_call_is_neither_replaced_nor_removed(tmp_path: Path, step: int) -> None:
+    path, other, taken = tmp_path / "run", tmp_path / "other", 0
+    interrupt(CASE, other, 5, strategy=fg.TopK(0.2))
+    held = other.read_bytes()
+
+    def put(*_: object) -> None:
+        nonlocal taken
+        taken += 1
+        if taken == step:
+            other.rename(path)
+
+    model = CASE.model()
+    before = bits(model)
+    handle = register_optimizer_step_post_hook(put)
+    try:
+        if step == 10:  # after the last checkpoint
+            CASE.call(model, path)
+        else:
+            with pytest.raises(ValueError, match="run is the file of another call"):
+                CASE.call(model, path)
+            assert bits(model) == before
+    finally:
+        handle.remove()
+    assert path.read_bytes() == held
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(

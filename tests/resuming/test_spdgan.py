@@ -15,6 +15,7 @@ from torch import nn
 
 import fgunlearn as fg
 from fgunlearn.spdgan import Fitting
+from fgunlearn.spdgan.budget import Budget
 from fgunlearn.spdgan.saving import Saving, Training
 from interrupted import Killed, bits, drawn, killed_after, mlp, seed_all, shuffled
 
@@ -114,6 +115,30 @@ def test_one_that_fails_for_good_leaves_no_checkpoint(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_error_of_the_users_keeps_the_checkpoint(tmp_path: Path) -> None:
+    path, model = tmp_path / "run", mlp()
+    interrupt(path, 8, 5)
+    held = path.read_bytes()
+
+    def failing(*_: object) -> None:
+        raise ValueError("the licence server is away")
+
+    def arm(step: int) -> None:
+        model.register_forward_pre_hook(failing)
+
+    gan = fg.SPDGAN(width=4, blocks=1, fitting=Fitting(**FITTING))
+    with pytest.raises(ValueError, match="licence server"):
+        gan.fit(model, shuffled(20, 2), shuffled(40, 1), checkpoint=fg.Checkpoint(path, 3, arm))
+    assert path.read_bytes() == held
+
+
+def test_a_budget_that_cant_be_kept_leaves_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Budget, "_right", lambda self, perturb, scale: 1.0 if perturb is None else 0.0)
+    with pytest.raises(ValueError, match=r"accuracy_budget=0.1 can't be kept"):
+        fit(tmp_path / "run", 5, accuracy_budget=0.1)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_largest_shift_so_far_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It decides about the generators that are kept, where the critic presses the shift down again."""
     held: list[float] = []
@@ -126,6 +151,6 @@ def test_the_largest_shift_so_far_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Saving, "after_step", saved)
     interrupt(tmp_path / "run", 7, 5, **changes)
-    monkeypatch.setattr(Saving, "begin", lambda self, training: (begin(self, training), held.append(training.best)))
+    monkeypatch.setattr(Saving, "begin", lambda self, *of: (begin(self, *of), held.append(of[0].best)))
     interrupt(tmp_path / "run", 1, 5, **changes)
     assert held[-1] == held[5] > -math.inf  # after step 6

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 import signal
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 import fgunlearn as fg
+from fgunlearn.resuming import call
 from interrupted import Augmented, Case, Killed, bits, drawn, interrupt, killed_after, outcome, seed_all, shuffled
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -201,6 +203,128 @@ def test_a_buffer_that_a_forward_pass_replaces_goes_on(tmp_path: Path) -> None:
     assert len(seen) > 10
     assert torch.equal(again, seen)
     assert found == expected
+
+
+class Lazy(nn.Module):
+    """Puts a buffer in the place of None in its first forward pass, and registers one more, as some models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 3)
+        self.register_buffer("scale", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            if "more" not in self._buffers:
+                self.register_buffer("more", torch.zeros(()))
+            self.scale = x.detach().abs().mean() if self.scale is None else 0.9 * self.scale
+            self.more += 1.0
+        return self.inner(x) / (1.0 if self.scale is None else 1.0 + self.scale)
+
+
+def test_a_buffer_that_is_none_at_first_goes_on_and_comes_back(tmp_path: Path) -> None:
+    def ended(path: Path | None) -> dict[str, bytes]:
+        seed_all(1)
+        model = Lazy()
+        try:
+            result = Case(heldout=False).call(model, path)
+        except Killed:
+            assert model.scale is None
+            assert "more" not in model._buffers
+            raise
+        assert result.buffers == ["scale", "more"]
+        return bits(model)
+
+    expected = ended(None)
+    with pytest.raises(Killed), killed_after(7):
+        ended(tmp_path / "run")
+    assert ended(tmp_path / "run") == expected
+
+
+def lasting(n: int, seed: int, size: int = 8) -> DataLoader[Any]:
+    return shuffled(n, seed, size, num_workers=1, persistent_workers=True)
+
+
+def all_lasting() -> dict[str, Any]:
+    return {"forget_loader": lasting(12, 2, 4), "retain_loader": lasting(40, 1), "heldout_loader": lasting(20, 3)}
+
+
+@pytest.mark.parametrize("forget", ["heldout", "unlikelihood"])
+def test_workers_that_last_change_nothing_in_a_new_process_or_in_this_one(forget: str, tmp_path: Path) -> None:
+    case, path = Case({"forget": forget}), tmp_path / "run"
+    expected = outcome(case, None, **all_lasting())
+    assert outcome(case, path, **all_lasting()) == expected
+    loaders = all_lasting()
+    interrupt(case, path, 5, **loaders)
+    assert outcome(case, path, seed=7, **loaders) == expected  # after Ctrl-C in a notebook
+    interrupt(case, path, 8, **all_lasting())
+    assert outcome(case, path, seed=7, **all_lasting()) == expected
+
+
+def test_workers_that_were_there_before_the_call_are_as_they_were(tmp_path: Path) -> None:
+    """Their random numbers too, where data is read to be compared."""
+
+    def after_a_pass(path: Path | None) -> tuple[Any, ...]:
+        seed_all(3)
+        loader = DataLoader(Augmented(20, 3), 8, num_workers=1, persistent_workers=True)
+        assert len(list(loader)) == 3
+        return outcome(Case({"forget": "heldout"}), path, heldout_loader=loader)
+
+    assert after_a_pass(tmp_path / "run") == after_a_pass(None)
+
+
+def test_held_out_data_is_compared_one_batch_at_a_time(tmp_path: Path) -> None:
+    class Watched:
+        """Batches, of which it is known how many are alive."""
+
+        def __init__(self) -> None:
+            self.most, self.alive = 0, list[weakref.ref[Tensor]]()
+
+        def __len__(self) -> int:
+            return 5
+
+        def __iter__(self) -> Any:
+            for x, y in shuffled(40, 3):
+                self.alive = [ref for ref in self.alive if ref() is not None]
+                self.most = max(self.most, len(self.alive))
+                self.alive.append(weakref.ref(x))
+                yield x, y
+
+    watched = Watched()
+    case = Case({"forget": "ascent"})
+    case.call(case.model(), tmp_path / "run", heldout_loader=watched)
+    assert 1 <= watched.most <= 2
+
+
+def test_a_kept_checkpoint_is_gone_on_from_until_the_caller_removes_it(tmp_path: Path) -> None:
+    case, path = Case({"forget": "heldout"}), tmp_path / "run"
+    expected = outcome(case, None)
+    said: list[int] = []
+    for _ in range(2):
+        assert outcome(case, None, checkpoint=fg.Checkpoint(path, 2, said.append, keep=True)) == expected
+        assert list(tmp_path.iterdir()) == [path]
+    assert said == [8]
+    assert outcome(case, path) == expected
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cant_be_removed_does_not_make_a_result_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, path = Case({"forget": "heldout"}), tmp_path / "run"
+    expected = outcome(case, None)
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(call, "remove", refuse)
+        with pytest.warns(UserWarning, match="run is of no use any more, but can't be removed: .*Permission denied"):
+            assert outcome(case, path) == expected
+        diverging = Case({"lr": 1e25, "schedule": "constant"})
+        with pytest.warns(UserWarning, match="can't be removed"), pytest.raises(ValueError, match="diverged"):
+            diverging.call(diverging.model(), tmp_path / "other", every=1)
+    assert path.exists()
 
 
 def test_without_a_checkpoint_nothing_is_asked_of_loaders() -> None:

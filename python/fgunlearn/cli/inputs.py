@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,12 +18,14 @@ from fgunlearn.cli.paths import check_apart, check_file, check_folder_of
 from fgunlearn.experiment.requests import read_rows
 from fgunlearn.metrics.accuracy import checked_logits
 from fgunlearn.resuming import Checkpoint
+from fgunlearn.resuming.file import remove
+from fgunlearn.resuming.identity import digest
 
 Metadata = dict[str, str] | None
 
 
 def checkpoint_of(path: Path | None, every: int | None, others: Mapping[str, Path | None]) -> Checkpoint | None:
-    """What --checkpoint and --checkpoint-every ask for; a call that goes on says so on stderr.
+    """What --checkpoint and --checkpoint-every ask for; a call that goes on says so on stderr, and keeps the file.
 
     Args:
         path: of --checkpoint.
@@ -42,7 +45,23 @@ def checkpoint_of(path: Path | None, every: int | None, others: Mapping[str, Pat
     def resumed(step: int) -> None:
         print(f"fgunlearn: going on from {path}, after step {step}", file=sys.stderr)
 
-    return Checkpoint(path, **({} if every is None else {"every": every}), resumed=resumed)
+    asked = Checkpoint(path, resumed=resumed, keep=True)
+    return asked if every is None else replace(asked, every=every)
+
+
+def of_data(checkpoint: Checkpoint | None, x: Tensor, y: Tensor) -> Checkpoint | None:
+    """The same, for a call with all of that data."""
+    return None if checkpoint is None else replace(checkpoint, data=digest((x, y)))
+
+
+def remove_checkpoint(checkpoint: Checkpoint | None) -> None:
+    """Removes what a call left, now that the results are written; where that fails, says so on stderr."""
+    if checkpoint is None:
+        return
+    try:
+        remove(Path(checkpoint.path))
+    except OSError as error:
+        print(f"fgunlearn: --checkpoint is of no use any more, but can't be removed: {error}", file=sys.stderr)
 
 
 def load_model(path: Path, option: str, arch: str) -> tuple[nn.Module, dict[str, Tensor], Metadata]:

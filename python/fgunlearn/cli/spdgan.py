@@ -15,7 +15,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import fgunlearn
-from fgunlearn.cli.inputs import check_fits, checkpoint_of, in_one_line, load_data, load_ids, load_model, read_tensors
+from fgunlearn.cli.inputs import (
+    check_fits,
+    checkpoint_of,
+    in_one_line,
+    load_data,
+    load_ids,
+    load_model,
+    of_data,
+    read_tensors,
+    remove_checkpoint,
+)
 from fgunlearn.cli.paths import check_apart, check_file, check_folder_of
 from fgunlearn.cli.study import study
 from fgunlearn.experiment.data import Batches
@@ -99,8 +109,8 @@ def train(
 ) -> None:
     """Train an SPD-GAN against a source model, on the data it is to forget.
 
-    The result is written at once: after an error or Ctrl-C, --out is as it was. --checkpoint is removed once the
-    training is done.
+    The result is written at once: after an error or Ctrl-C, --out is as it was. --checkpoint is removed once all
+    is written.
     """
     gan = SPDGAN(
         eps=eps,
@@ -145,7 +155,7 @@ def train(
         features=[network, *further],
         layer=layer,
         progress=True,
-        checkpoint=resumable,
+        checkpoint=of_data(resumable, x, y),
     )
     gan.save(out)
     chosen = torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed))[:_MOST_TESTED].sort().values
@@ -161,6 +171,7 @@ def train(
         ):
             save(figure, figures / name)
             written.append(figures / name)
+    remove_checkpoint(resumable)
     _print(f"Written: {', '.join(map(str, written))}.")
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import fgunlearn
 from fgunlearn.audit.making import as_data
-from fgunlearn.cli.inputs import checkpoint_of, load_data, load_ids, load_model
+from fgunlearn.cli.inputs import checkpoint_of, load_data, load_ids, load_model, of_data, remove_checkpoint
 from fgunlearn.cli.paths import check_apart, check_folder_of
 from fgunlearn.cli.recording import Recording, RecordOptions
 from fgunlearn.experiment.data import Batches
@@ -136,7 +136,7 @@ def unlearn_command(
     The function of --arch is imported with the current folder on the path. The result is written at once: after an
     error or Ctrl-C, --out is as it was, and so is --audit.
 
-    --checkpoint is removed once the repair is done.
+    --checkpoint is removed once all of that is written.
     """
     about = RecordOptions(
         audit=audit,
@@ -205,7 +205,7 @@ def unlearn_command(
             progress=True,
             memory=memory,  # type: ignore[arg-type]
             memory_budget=memory_budget,
-            checkpoint=resumable,
+            checkpoint=of_data(resumable, x, y),
         )
     with replacing(out) as temporary:
         _write(network, weights, metadata, temporary)
@@ -221,6 +221,7 @@ def unlearn_command(
         if recording is not None:
             how = {"recipe": chosen.name, "batch": batch, "memory": memory, "memory_budget": memory_budget}
             record = recording.write(result, temporary, selecting, perturbation, repair, how, seed)
+    remove_checkpoint(resumable)
     _report(result, chosen, len(ids), out)
     if recording is not None:
         Console(highlight=False, soft_wrap=True).print(recording.said(record))

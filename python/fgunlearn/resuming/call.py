@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import torch
 from fgunlearn import ops
 from fgunlearn.batches import Loader
 from fgunlearn.resuming.checkpoint import Checkpoint
+from fgunlearn.resuming.claim import Claim
 from fgunlearn.resuming.file import Contents, read, remove, remove_unfinished, write
 from fgunlearn.resuming.identity import Identity, difference
 from fgunlearn.resuming.random_states import RandomStates
+from fgunlearn.resuming.workers import workers_aside
 
 
 class Call:
@@ -38,7 +41,12 @@ class Call:
         self._checkpoint, self._kind, self._loaders = checkpoint, kind, loaders
         self._path = Path(checkpoint.path)
         self._identity: Identity = {}
-        self._found = read(self._path, kind) if self._path.exists() else None
+        self._claim = Claim(self._path)
+        self._found: Contents | None = None
+        if self._path.exists():
+            self._claim.take()
+            self._found = read(self._path, kind)
+            self._claim.take()  # once more: to close a file, as reading does, gives up the process's locks on it
         self._entered = RandomStates.now(loaders)
         self._began = self._entered if self._found is None else RandomStates.of(self._found.part("began"))
 
@@ -58,6 +66,7 @@ class Call:
         try:
             yield
         except BaseException:
+            self._claim.release()
             self._entered.restore(self._loaders)
             raise
 
@@ -71,7 +80,8 @@ class Call:
         """What is read inside leaves random numbers and loaders as they are."""
         now = RandomStates.now(self._loaders)
         try:
-            yield
+            with workers_aside(self._loaders):
+                yield
         finally:
             now.restore(self._loaders)
 
@@ -82,6 +92,7 @@ class Call:
             ValueError: what differs.
         """
         versions = {"fgunlearn": ops.BUILD_INFO["version"], "torch": torch.__version__}
+        identity = {**identity, "the data (checkpoint.data)": self._checkpoint.data}
         self._identity = {**identity, **{f"the version of {name}": str(found) for name, found in versions.items()}}
         if self._found is None:
             remove_unfinished(self._path)
@@ -104,19 +115,42 @@ class Call:
 
         Raises:
             OSError: it can't be written; an older one is still there.
+            ValueError: the file there is another call's.
         """
+        self._claim.check()
         facts: dict[str, Any] = {"kind": self._kind, "step": step, "identity": self._identity}
         contents = Contents({}, facts)
         contents.put("began", self._began.contents())
         contents.put("state", state)
         write(self._path, contents)
+        self._claim.take()
 
     @contextlib.contextmanager
     def until_done(self, *hopeless: type[Exception]) -> Iterator[None]:
-        """Removes the file when the work inside is done, or raises one of the errors that it would raise again."""
+        """Removes the file when the work inside is done, or raises one of the errors that it would raise again.
+
+        After another error before :meth:`going_on`, random numbers and loaders are where they were before the call.
+        """
         try:
             yield
-        except hopeless:
-            remove(self._path)
+        except BaseException as error:
+            if isinstance(error, hopeless):
+                self._remove()
+            elif self._found is not None:
+                self._entered.restore(self._loaders)
             raise
-        remove(self._path)
+        else:
+            if not self._checkpoint.keep:
+                self._remove()
+        finally:
+            self._claim.release()
+
+    def _remove(self) -> None:
+        """The work is done, or lost: what can't be removed makes no difference to that. Another call's file stays."""
+        try:
+            if self._claim.holds():
+                remove(self._path)
+        except OSError as error:
+            warnings.warn(
+                f"the checkpoint {self._path} is of no use any more, but can't be removed: {error}", stacklevel=2
+            )

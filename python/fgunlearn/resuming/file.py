@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import glob
+import contextlib
+import fcntl
 import hashlib
 import json
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fgunlearn.files import replacing
+from fgunlearn.files import begun_beside, replacing
 
 _FORMAT = "fgunlearn.checkpoint"
 _VERSION = 1
@@ -24,12 +27,23 @@ _DTYPES = (
 )
 
 
+class _DamagedError(ValueError):
+    """A file that does not hold what it has to."""
+
+
 @dataclass
 class Contents:
-    """Tensors by name, and what JSON can hold by name; parts of it are other contents with a name before theirs."""
+    """Tensors by name, and what JSON can hold by name; parts of it are other contents with a name before theirs.
+
+    Attributes:
+        tensors: by name.
+        facts: by name.
+        source: the file they are of, if they are.
+    """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    source: str = ""
 
     def put(self, name: str, part: Contents) -> None:
         """Takes a part in."""
@@ -40,7 +54,23 @@ class Contents:
         """What :meth:`put` took in."""
         prefix = f"{name}/"
         tensors = {key.removeprefix(prefix): t for key, t in self.tensors.items() if key.startswith(prefix)}
-        return Contents(tensors, self.facts[name])
+        with self.well_formed():
+            return Contents(tensors, self.facts[name], self.source)
+
+    @contextlib.contextmanager
+    def well_formed(self) -> Iterator[None]:
+        """What is taken inside must be there, and of its kind. Inside, nothing of the user's is called.
+
+        Raises:
+            ValueError: it is not; the file is named.
+        """
+        try:
+            yield
+        except (_DamagedError, torch.OutOfMemoryError):
+            raise
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError) as error:
+            told = " ".join(str(error).split())
+            raise _DamagedError(f"{self.source} is a damaged checkpoint: {type(error).__name__}: {told}") from error
 
 
 def check_storable(tensor: Tensor, name: str) -> None:
@@ -64,7 +94,7 @@ def write(path: Path, contents: Contents) -> None:
     text = json.dumps({"version": _VERSION, **contents.facts})
     metadata = {"format": _FORMAT, "described": text, "sha256": _hash(text, tensors)}
     try:
-        with replacing(path) as temporary:
+        with _locked(path.parent, fcntl.LOCK_SH), replacing(path) as temporary:
             save_file(tensors, temporary, metadata=metadata)
     except (OSError, SafetensorError) as error:
         raise OSError(f"the checkpoint {path} can't be written: {error}") from error
@@ -92,15 +122,23 @@ def read(path: Path, kind: str) -> Contents:
     text = metadata.get("described", "")
     if metadata.get("sha256") != _hash(text, tensors):
         raise ValueError(f"{path} is a damaged checkpoint: its content does not have the hash that it names")
-    facts = json.loads(text)
-    if facts["version"] != _VERSION:
+    found = Contents(tensors, {}, str(path))
+    with found.well_formed():
+        found.facts = json.loads(text)
+        version, found_kind = found.facts["version"], found.facts["kind"]
+    if version != _VERSION:
         raise ValueError(
-            f"{path} has checkpoint format {facts['version']}, and this fgunlearn reads {_VERSION}: go on with the "
+            f"{path} has checkpoint format {version}, and this fgunlearn reads {_VERSION}: go on with the "
             "version that wrote it, or remove it to begin anew"
         )
-    if facts["kind"] != kind:
-        raise ValueError(f"{path} is a checkpoint of {facts['kind']}, not of {kind}")
-    return Contents(tensors, facts)
+    if found_kind != kind:
+        raise ValueError(f"{path} is a checkpoint of {found_kind}, not of {kind}")
+    with found.well_formed():
+        if not all(isinstance(value, str) for value in found.facts["identity"].values()):
+            raise TypeError("identity must be texts by name")
+        if not isinstance(found.facts["step"], int):
+            raise TypeError(f"step must be an int, got {found.facts['step']!r}")
+    return found
 
 
 def remove(path: Path) -> None:
@@ -110,9 +148,36 @@ def remove(path: Path) -> None:
 
 
 def remove_unfinished(path: Path) -> None:
-    """Removes the temporary files of a process that was killed as it wrote: see :func:`fgunlearn.files.replacing`."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.????????.part"):
-        left.unlink(missing_ok=True)
+    """Removes the temporary files of a process that was killed as it wrote: see :func:`fgunlearn.files.replacing`.
+
+    Where a process writes a checkpoint in that folder just now, they stay for the next time.
+    """
+    try:
+        with _locked(path.parent, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            for left in begun_beside(path):
+                left.unlink(missing_ok=True)
+    except BlockingIOError:
+        pass
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, how: int) -> Iterator[None]:
+    """Tells those that write in a folder from those that clear up there; nobody else is kept out.
+
+    Raises:
+        BlockingIOError: it is locked, and was not to be waited for.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, how)
+        except BlockingIOError:
+            raise
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -32,7 +32,6 @@ class Position:
         self._all = [loader, *others]
         self._steps = 0  # batches with samples that were given
         self._taken = 0  # all batches of this pass that were
-        self._had_workers = False  # when this pass began
         self._pass_began: RandomStates | None = None
         self._before_last: RandomStates | None = None
         self._last = ""
@@ -40,7 +39,6 @@ class Position:
     def __iter__(self) -> Iterator[Any]:
         """One more pass."""
         self._pass_began, self._taken = RandomStates.now([self._loader]), 0
-        self._had_workers = _has_workers(self._loader)
         yield from self._following(iter(self._loader))
 
     def _following(self, batches: Iterator[Any]) -> Iterator[Any]:
@@ -55,7 +53,7 @@ class Position:
             self._taken += 1
             if not without_samples(batch):
                 if remembered:
-                    self._last = digest(batch)  # now: a step may change it in place
+                    self._last = digest(batch, self._argument)  # now: a step may change it in place
                 self._steps += 1
             yield batch
 
@@ -63,8 +61,7 @@ class Position:
         """Where it is: for a file, after a step whose number is a multiple of ``every``."""
         assert self._pass_began is not None
         assert self._before_last is not None
-        facts = {"steps": self._steps, "taken": self._taken, "last": self._last, "workers": self._had_workers}
-        found = Contents({}, facts)
+        found = Contents({}, {"steps": self._steps, "taken": self._taken, "last": self._last})
         found.put("pass", self._pass_began.contents())
         found.put("before", self._before_last.contents())
         found.put("now", RandomStates.now(self._all).contents())
@@ -76,15 +73,16 @@ class Position:
         The random numbers are those of that moment when this returns.
 
         Raises:
-            ValueError: the loader gives other data than it did.
+            ValueError: the loader gives other data than it did; the file is damaged.
         """
         loaders = [self._loader]
-        began, before, now = (RandomStates.of(saved.part(name)) for name in ("pass", "before", "now"))
-        if saved.facts["workers"] and not _has_workers(self._loader):
-            iter(self._loader)  # has them from now on, without a number drawn for the pass that counts
+        with saved.well_formed():
+            began, before, now = (RandomStates.of(saved.part(name)) for name in ("pass", "before", "now"))
+            steps, taken, last = int(saved.facts["steps"]), int(saved.facts["taken"]), str(saved.facts["last"])
+            if steps < 1 or taken < 1:
+                raise ValueError(f"{steps} steps, and {taken} batches of a pass")
         began.restore(loaders)
         batches = iter(self._loader)
-        taken = saved.facts["taken"]
         for at in range(taken):
             if at == taken - 1:
                 before.restore(loaders, reading=self._loader)
@@ -92,11 +90,10 @@ class Position:
                 batch = next(batches)
             except StopIteration:
                 raise self._differs(f"only {at} batches", taken) from None
-        if digest(batch) != saved.facts["last"]:
+        if digest(batch, self._argument) != last:
             raise self._differs("another batch", taken)
         now.restore(self._all, reading=self._loader)
-        self._steps, self._taken, self._pass_began = saved.facts["steps"], taken, began
-        self._had_workers = saved.facts["workers"]
+        self._steps, self._taken, self._pass_began = steps, taken, began
         return (batch for batch in self._following(batches) if not without_samples(batch))
 
     def _differs(self, what: str, taken: int) -> ValueError:
@@ -110,8 +107,3 @@ class Position:
             f"checkpoint: {self._argument} gives {what} where it gave batch {taken} of a pass before the checkpoint; "
             + advice
         )
-
-
-def _has_workers(loader: Loader) -> bool:
-    """Whether worker processes of an earlier pass are still there: a DataLoader draws a seed for new ones only."""
-    return isinstance(loader, DataLoader) and loader.persistent_workers and loader._iterator is not None

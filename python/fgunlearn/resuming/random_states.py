@@ -15,7 +15,9 @@ from torch.utils.data import DataLoader
 
 from fgunlearn.batches import Loader
 from fgunlearn.resuming.file import Contents
+from fgunlearn.resuming.workers import has_workers, set_workers
 
+_WORDS = 624  # of the state of a Mersenne Twister
 _PLACES = ((), ("sampler",), ("batch_sampler",), ("batch_sampler", "sampler"), ("dataset",))
 
 
@@ -30,6 +32,7 @@ class RandomStates:
         numpy: of NumPy's global generator, likewise.
         generators: of the loaders' own torch generators.
         own: what the loaders' ``state_dict()`` tell; None for one without.
+        workers: of each loader, whether workers of an earlier pass are there: it draws a seed for new ones only.
     """
 
     torch: Tensor
@@ -38,6 +41,7 @@ class RandomStates:
     numpy: Any
     generators: Sequence[Tensor]
     own: Sequence[Any]
+    workers: Sequence[bool]
 
     @classmethod
     def now(cls, loaders: Sequence[Loader | None]) -> RandomStates:
@@ -53,6 +57,7 @@ class RandomStates:
             np.random.get_state(legacy=False),  # noqa: NPY002 - the one that others draw from
             [generator.get_state() for generator in _generators(loaders)],
             [_own_state(loader) for loader in loaders],
+            [has_workers(loader) for loader in loaders],
         )
 
     def restore(self, loaders: Sequence[Loader | None], *, reading: Loader | None = None) -> None:
@@ -60,7 +65,7 @@ class RandomStates:
 
         Args:
             loaders: those that the states were taken with, or their like.
-            reading: the one that is in the middle of a pass: what it counts for itself stays as it is.
+            reading: the one that is in the middle of a pass: what it counts for itself stays as it is, and its workers.
 
         Raises:
             ValueError: loaders with other generators.
@@ -71,6 +76,11 @@ class RandomStates:
                 f"checkpoint: the loaders had {len(self.generators)} random generators of their own, and now have "
                 f"{len(generators)}"
             )
+        if not len(self.own) == len(self.workers) == len(loaders):
+            raise ValueError(f"checkpoint: there were {len(self.own)} loaders, and now there are {len(loaders)}")
+        for loader, had in zip(loaders, self.workers, strict=True):
+            if loader is not reading:
+                set_workers(loader, had)  # first, as it may draw
         torch.set_rng_state(self.torch)
         for device, state in enumerate(self.cuda[: torch.cuda.device_count()]):
             torch.cuda.set_rng_state(state, device)
@@ -88,21 +98,42 @@ class RandomStates:
         tensors = {"torch": self.torch}
         tensors |= {f"cuda/{i}": state for i, state in enumerate(self.cuda)}
         tensors |= {f"generators/{i}": state for i, state in enumerate(self.generators)}
-        facts = {"python": self.python, "numpy": _lists(self.numpy), "own": list(self.own)}
+        facts = {"python": self.python, "numpy": _lists(self.numpy)}
+        facts |= {"own": list(self.own), "workers": list(self.workers)}
         return Contents(tensors, {**facts, "cuda": len(self.cuda), "generators": len(self.generators)})
 
     @classmethod
     def of(cls, contents: Contents) -> RandomStates:
-        """What a file has."""
+        """What a file has; that generators take it is tried here, before anything moves.
+
+        Raises:
+            ValueError: it is damaged.
+        """
         tensors, facts = contents.tensors, contents.facts
-        return cls(
-            tensors["torch"],
-            [tensors[f"cuda/{i}"] for i in range(facts["cuda"])],
-            facts["python"],
-            facts["numpy"],
-            [tensors[f"generators/{i}"] for i in range(facts["generators"])],
-            facts["own"],
-        )
+        with contents.well_formed():
+            found = cls(
+                tensors["torch"],
+                [tensors[f"cuda/{i}"] for i in range(facts["cuda"])],
+                facts["python"],
+                facts["numpy"],
+                [tensors[f"generators/{i}"] for i in range(facts["generators"])],
+                list(facts["own"]),
+                [bool(had) for had in facts["workers"]],
+            )
+            found._try()
+        return found
+
+    def _try(self) -> None:
+        torch.Generator().set_state(self.torch)
+        version, words, gauss = self.python
+        random.Random().setstate((version, tuple(words), gauss))
+        state = _arrays(self.numpy)
+        if not 0 <= state["state"]["pos"] <= _WORDS:  # NumPy takes any, and reads there
+            raise ValueError(f"a position of {state['state']['pos']} in a state of {_WORDS} words")
+        np.random.RandomState().set_state(state)
+        for generator in self.generators:
+            if generator.numel() == self.torch.numel():  # on the CPU
+                torch.Generator().set_state(generator)
 
 
 def _generators(loaders: Sequence[Loader | None]) -> Iterator[torch.Generator]:
@@ -120,10 +151,11 @@ def _generators(loaders: Sequence[Loader | None]) -> Iterator[torch.Generator]:
 
 
 def _counts_for_itself(loader: Loader | None) -> bool:
-    """Whether a loader has a state of its own. A DataLoader with one tells it only by beginning a pass."""
-    return all(hasattr(loader, name) for name in ("state_dict", "load_state_dict")) and not isinstance(
-        loader, DataLoader
+    """Whether a loader has a state of its own. torchdata's loaders tell it only by beginning a pass."""
+    begins = isinstance(loader, DataLoader) and any(
+        base.__module__.partition(".")[0] == "torchdata" for base in type(loader).__mro__
     )
+    return not begins and all(hasattr(loader, name) for name in ("state_dict", "load_state_dict"))
 
 
 def _own_state(loader: Loader | None) -> Any:

@@ -13,6 +13,10 @@ from fgunlearn.spdgan.samples import CHUNK, Sampled, UnitRange
 _HALVINGS = 8  # of the interval in which the scale is looked for
 
 
+class HopelessError(ValueError):
+    """What was asked for can't be had: the same call would fail again."""
+
+
 class Budget:
     """How right the source model is on the forget data, as it is and for any scale of the perturbation.
 
@@ -45,7 +49,7 @@ class Budget:
             else:
                 lost = middle
         if kept == 0.0:
-            raise ValueError(
+            raise HopelessError(
                 f"accuracy_budget={budget} can't be kept: the source model is right on {self.accuracy:.2%} of the "
                 f"forget data, {accuracy:.2%} after {lost:.2g} times the perturbation; do lo and hi fit the data?"
             )

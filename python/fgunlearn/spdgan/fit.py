@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fgunlearn.metrics.mmd import median_bandwidth, squared_mmd
 from fgunlearn.seeding import seeded
+from fgunlearn.spdgan.budget import HopelessError
 from fgunlearn.spdgan.networks import Critic
 from fgunlearn.spdgan.samples import CHUNK
 from fgunlearn.spdgan.saving import Saving, Training
@@ -113,7 +114,7 @@ def fit_generator(
         networks, optimizers, average, draws, history, pending, kept=average.module.state_dict(), best=-math.inf
     )
     if saving is not None:
-        saving.begin(training)
+        saving.begin(training, settings.steps)
         tick(training.step)
     generator.train()
     for step in range(training.step + 1, settings.steps + 1):
@@ -211,7 +212,7 @@ class _Shift:
         with torch.no_grad():
             self._reference = torch.cat([look(part) for part in reference.split(CHUNK)]).float()
         if not bool(self._reference.isfinite().all()):
-            raise ValueError("the model's features of the data hold NaN or infinity: there is nothing to shift")
+            raise HopelessError("the model's features of the data hold NaN or infinity: there is nothing to shift")
         self._bandwidth = float(median_bandwidth(self._reference))  # a tensor would be waited for at each step
 
     def __call__(self, shifted: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from fgunlearn.resuming.file import Contents
 from fgunlearn.resuming.identity import Identity, digest, digest_of_model, fields_of
 from fgunlearn.resuming.optimizers import load_optimizer, of_optimizer
 from fgunlearn.resuming.random_states import RandomStates
+from fgunlearn.spdgan.budget import HopelessError
 from fgunlearn.spdgan.samples import Sampled
 
 if TYPE_CHECKING:
@@ -108,7 +109,10 @@ class Saving:
     @property
     def seconds(self) -> float:
         """What earlier calls took up to the checkpoint."""
-        return 0.0 if self._found is None else float(self._found.facts["seconds"])
+        if self._found is None:
+            return 0.0
+        with self._found.well_formed():
+            return float(self._found.facts["seconds"])
 
     @contextlib.contextmanager
     def checking(self) -> Iterator[None]:
@@ -143,12 +147,20 @@ class Saving:
             identity |= fields_of(name, value)
         self._call.agree(identity)
 
-    def begin(self, training: Training) -> None:
-        """The training goes on, if there is something to go on from."""
+    def begin(self, training: Training, total: int) -> None:
+        """The training, which takes so many steps, goes on, if there is something to go on from.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
         if self._found is None:
             return
-        training.load(self._found.part("training"))
-        RandomStates.of(self._found.part("now")).restore(self._loaders)
+        now = RandomStates.of(self._found.part("now"))
+        with self._found.well_formed():
+            training.load(self._found.part("training"))
+            if not 0 < training.step < total:
+                raise ValueError(f"{training.step} steps of {total} are taken")
+        now.restore(self._loaders)
         self._call.going_on()
 
     def after_step(self, training: Training) -> None:
@@ -166,4 +178,4 @@ class Saving:
 
     def until_done(self) -> contextlib.AbstractContextManager[None]:
         """Removes the file when the work inside is done, or fails in a way that it would again."""
-        return self._call.until_done(FloatingPointError, ValueError)
+        return self._call.until_done(FloatingPointError, HopelessError)

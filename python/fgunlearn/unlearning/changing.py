@@ -15,7 +15,7 @@ from fgunlearn.batches import wait_for
 from fgunlearn.distributed.layout import layout_of, local_part, reshard
 from fgunlearn.distributed.processes import processes_of
 from fgunlearn.distributed.sharded import placed_as
-from fgunlearn.parameters import trainable
+from fgunlearn.parameters import buffers_of, trainable
 from fgunlearn.selection.selection import Selection
 from fgunlearn.unlearning.result import Result
 
@@ -74,12 +74,10 @@ class Snapshot:
         else:
             self._was = ops.sparse_gather(tensors, selection.indices)
         self._buffers = [
-            _Buffer(name, module, key, buffer, buffer.detach().clone())
-            for prefix, module in model.named_modules()
-            for key, buffer in module._buffers.items()
-            if buffer is not None
-            for name in [f"{prefix}.{key}" if prefix else key]
+            _Buffer(name, module, key, buffer, None if buffer is None else buffer.detach().clone())
+            for name, module, key, buffer in buffers_of(model)
         ]
+        self._names = {each.name for each in self._buffers}
 
     @contextlib.contextmanager
     def restored_on_error(self) -> Iterator[None]:
@@ -99,9 +97,13 @@ class Snapshot:
                 tensor.copy_(was)
         else:
             ops.sparse_scatter_(tensors, self._selection.indices, self._was)
+        for name, module, key, _ in list(buffers_of(self._model)):
+            if name not in self._names:
+                delattr(module, key)  # a forward pass registered it
         for each in self._buffers:
             each.module._buffers[each.key] = each.tensor  # a forward pass may have put another one there
-            each.tensor.copy_(each.was)
+            if each.tensor is not None and each.was is not None:
+                each.tensor.copy_(each.was)
         self.clear_gradients()
 
     def clear_gradients(self) -> None:
@@ -126,8 +128,9 @@ class Snapshot:
         )
 
     def changed_buffers(self) -> list[str]:
-        """The buffers that differ from before."""
-        return [each.name for each in self._buffers if not _same(each.module._buffers[each.key], each.was)]
+        """The buffers that differ from before, or were not there."""
+        changed = [each.name for each in self._buffers if not _same(each.module._buffers.get(each.key), each.was)]
+        return changed + [name for name, _, _, _ in buffers_of(self._model) if name not in self._names]
 
 
 @dataclass(frozen=True)
@@ -137,12 +140,14 @@ class _Buffer:
     name: str
     module: nn.Module
     key: str
-    tensor: Tensor
-    was: Tensor
+    tensor: Tensor | None
+    was: Tensor | None
 
 
-def _same(now: Tensor | None, was: Tensor) -> bool:
+def _same(now: Tensor | None, was: Tensor | None) -> bool:
     """Whether two buffers hold the same; NaN is NaN."""
-    if now is None or now.shape != was.shape:
+    if now is None or was is None:
+        return now is was
+    if now.shape != was.shape:
         return False
     return bool(((now == was) | ((now != now) & (was != was))).all())

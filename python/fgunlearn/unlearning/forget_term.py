@@ -110,7 +110,9 @@ class ForgetTerm:
         if saved is not None:
             self._go_on(saved, heldout_loader)
             if stopping is not None:
-                self._stop = StopRule(stopping, saved.facts["expected"])
+                with saved.well_formed():
+                    expected = saved.facts["expected"]
+                self._stop = StopRule(stopping, expected)
             return
         if repair.forget == "heldout":
             if resumable and heldout_loader is not None:
@@ -163,15 +165,17 @@ class ForgetTerm:
         return found
 
     def _go_on(self, saved: Contents, heldout_loader: Loader | None) -> None:
-        self._generator.set_state(saved.tensors["generator"])
-        for name in _COUNTERS:
-            setattr(self, f"_{name}", saved.facts[name])
-        if "votes" in saved.tensors:
-            self._votes = saved.tensors["votes"].to(self._device)
-        if "targets" in saved.facts:
+        with saved.well_formed():
+            self._generator.set_state(saved.tensors["generator"])
+            for name in _COUNTERS:
+                setattr(self, f"_{name}", saved.facts[name])
+            if "votes" in saved.tensors:
+                self._votes = saved.tensors["votes"].to(self._device)
+            if "targets" in saved.facts:
+                self._targets = Targets.restored(saved.part("targets"), self._device)
+                self._heldout_began = RandomStates.of(saved.part("heldout_began"))
+        if self._heldout_began is not None:
             assert heldout_loader is not None
-            self._targets = Targets.restored(saved.part("targets"), self._device)
-            self._heldout_began = RandomStates.of(saved.part("heldout_began"))
             self._heldout_began.restore([heldout_loader])
             count_batches(heldout_loader, "heldout_loader")  # reads a loader without a length, as it did then
             self._heldout = [batch for batch in heldout_loader if not without_samples(batch)]

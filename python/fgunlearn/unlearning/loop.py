@@ -62,7 +62,7 @@ def repair_(
     batches: Iterable[Any] = retain_loader
     rest: Iterable[Any] = ()  # of a pass that was interrupted
     if saving is not None:
-        done = saving.begin(selection, optimizer)
+        done = saving.begin(selection, optimizer, total)
         batches, rest = saving.batches()
     record = done.record
     with bar(progress) as display:

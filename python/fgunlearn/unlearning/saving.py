@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fgunlearn import ops
 from fgunlearn.batches import Loader, LossFunction
-from fgunlearn.parameters import trainable
+from fgunlearn.parameters import buffers_of, trainable
 from fgunlearn.resuming.call import Call
 from fgunlearn.resuming.checkpoint import Checkpoint
 from fgunlearn.resuming.file import Contents, check_storable
-from fgunlearn.resuming.identity import digest, digest_of_model, fields_of, name_of
+from fgunlearn.resuming.identity import digest, digest_of_batches, digest_of_model, fields_of, name_of
 from fgunlearn.resuming.optimizers import load_optimizer, of_optimizer
 from fgunlearn.resuming.position import Position
 from fgunlearn.selection.selection import Selection
@@ -36,14 +36,17 @@ class Saved:
     def selection(self, device: torch.device) -> Selection:
         """The coordinates that were selected."""
         part = self.contents.part("selection")
-        indices = [part.tensors[f"indices/{t}"] for t in range(len(part.facts["shapes"]))]
-        about = {name: part.facts[name] for name in ("names", "threshold", "seed")}
-        return Selection(part.facts["shapes"], indices, **about).to(device)
+        with part.well_formed():
+            indices = [part.tensors[f"indices/{t}"] for t in range(len(part.facts["shapes"]))]
+            about = {name: part.facts[name] for name in ("names", "threshold", "seed")}
+            found = Selection(part.facts["shapes"], indices, **about)
+        return found.to(device)
 
     @property
     def seconds(self) -> dict[str, float]:
         """What the phases took until then."""
-        return dict(self.contents.facts["seconds"])
+        with self.contents.well_formed():
+            return {str(phase): float(taken) for phase, taken in self.contents.facts["seconds"].items()}
 
     @property
     def forget(self) -> Contents:
@@ -77,8 +80,9 @@ class Saving:
         retain_loader: Loader,
         heldout_loader: Loader | None,
     ) -> None:
-        for name, _, _, buffer in _buffers(model):
-            check_storable(buffer, f"buffer {name!r}")
+        for name, _, _, buffer in buffers_of(model):
+            if buffer is not None:
+                check_storable(buffer, f"buffer {name!r}")
         self._call = Call(checkpoint, "unlearn", [forget_loader, retain_loader, heldout_loader])
         self._model, self._heldout_loader = model, heldout_loader
         self._position = Position(retain_loader, "retain_loader", self._call.every, [forget_loader, heldout_loader])
@@ -120,32 +124,40 @@ class Saving:
             "loss_fn": name_of(loss_fn),
             "memory": repr(memory[0]),
             "memory_budget": repr(memory[1]),
-            "the data of forget_loader": digest(forget_batches),
+            "the data of forget_loader": digest(forget_batches, "forget_loader"),
             "the number of batches of retain_loader": str(retain_batches),
             "the data of heldout_loader": "None",
         }
         asked = repair.forget != "none" and repair.epochs > 0 and (repair.stop or repair.forget == "heldout")
         if asked and self._heldout_loader is not None:
             with self._call.aside():
-                identity["the data of heldout_loader"] = digest(list(self._heldout_loader))
+                identity["the data of heldout_loader"] = digest_of_batches(self._heldout_loader, "heldout_loader")
         self._call.agree(identity)
 
-    def begin(self, selection: Selection, optimizer: torch.optim.Optimizer) -> Progress:
+    def begin(self, selection: Selection, optimizer: torch.optim.Optimizer, total: int) -> Progress:
         """The repair begins, or goes on: the model, the optimizer and how far it came are then as they were.
 
         Args:
             selection: the selected coordinates.
             optimizer: of the repair, new.
+            total: the number of steps that the repair takes.
+
+        Raises:
+            ValueError: the file is damaged.
         """
         self._began = time.perf_counter()
         self._selection, self._optimizer = selection, optimizer
         if self.found is None:
             return Progress()
         saved = self.found.contents
-        _load_model(self._model, None if self._everything else selection, saved.part("model"))
-        load_optimizer(optimizer, saved.part("optimizer"))
-        progress = saved.facts["progress"]
-        return Progress(**{**progress, "record": Record(**progress["record"])})
+        with saved.well_formed():
+            _load_model(self._model, None if self._everything else selection, saved.part("model"))
+            load_optimizer(optimizer, saved.part("optimizer"))
+            progress = saved.facts["progress"]
+            done = Progress(**{**progress, "record": Record(**progress["record"])})
+            if not 0 < done.record.steps < total:
+                raise ValueError(f"{done.record.steps} steps of {total} are taken")
+        return done
 
     def batches(self) -> tuple[Iterable[Any], Iterable[Any]]:
         """The retain loader, and what remains of the pass that was interrupted; random numbers are then as they were.
@@ -198,7 +210,10 @@ def _of_model(model: nn.Module, selection: Selection | None) -> Contents:
     if selection is not None:
         values = ops.sparse_gather(values, selection.indices)
     tensors = {f"parameters/{name}": value for name, value in zip(parameters, values, strict=True)}
-    return Contents({**tensors, **{f"buffers/{name}": buffer for name, _, _, buffer in _buffers(model)}})
+    for name, _, _, buffer in buffers_of(model):
+        if buffer is not None:
+            tensors[f"buffers/{name}"] = buffer
+    return Contents(tensors)
 
 
 @torch.no_grad()
@@ -210,17 +225,18 @@ def _load_model(model: nn.Module, selection: Selection | None, saved: Contents) 
             p.copy_(value)
     else:
         ops.sparse_scatter_([p.detach() for p in parameters.values()], selection.indices, values)
-    for name, module, key, buffer in list(_buffers(model)):
-        value = saved.tensors[f"buffers/{name}"]
-        if (value.shape, value.dtype) == (buffer.shape, buffer.dtype):
-            buffer.copy_(value)
+    held = {
+        name.removeprefix("buffers/"): value for name, value in saved.tensors.items() if name.startswith("buffers/")
+    }
+    device = next(iter(parameters.values())).device
+    for name, module, key, buffer in list(buffers_of(model)):
+        kept = held.pop(name) if name in held else None
+        if kept is None:
+            module._buffers[key] = None
+        elif buffer is not None and (kept.shape, kept.dtype) == (buffer.shape, buffer.dtype):
+            buffer.copy_(kept)
         else:  # a forward pass had put another one there
-            module._buffers[key] = value.to(buffer.device)
-
-
-def _buffers(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
-    """Name, and place, of every buffer."""
-    for prefix, module in model.named_modules():
-        for key, buffer in module._buffers.items():
-            if buffer is not None:
-                yield (f"{prefix}.{key}" if prefix else key), module, key, buffer
+            module._buffers[key] = kept.to(device if buffer is None else buffer.device)
+    for name, value in held.items():  # that a forward pass had registered
+        prefix, _, key = name.rpartition(".")
+        model.get_submodule(prefix).register_buffer(key, value.to(device))

@@ -106,6 +106,8 @@ def unlearn(
         }
 
     saving = None
+    device = next(iter(parameters.values())).device
+    seconds: dict[str, float] = {}
     if processes is not None:
         agree(processes, "fgunlearn.unlearn", checked)
     elif checkpoint is None:
@@ -115,9 +117,9 @@ def unlearn(
         with saving.checking():
             steps = checked()["number of retain batches"]
             saving.agree(strategy, perturb, repair, loss_fn, (memory, memory_budget), forget_batches, steps)
+            if saving.found is not None:
+                selection, seconds = saving.found.selection(device), saving.found.seconds
     saved = None if saving is None else saving.found
-    device = next(iter(parameters.values())).device
-    seconds: dict[str, float] = {}
     if saved is None:
         with timed(seconds, "select", device):
             sample = None
@@ -134,8 +136,6 @@ def unlearn(
                 memory_budget=memory_budget,
             )
         del sample
-    else:
-        selection, seconds = saved.selection(device), saved.seconds
     with contextlib.ExitStack() as stack:
         if saving is not None:
             stack.enter_context(saving.until_done())
