@@ -448,6 +448,8 @@ def test_the_file_of_another_call_is_neither_replaced_nor_removed(tmp_path: Path
         (("run", 2.0), TypeError, "every must be an int, got 2.0"),
         (("run", True), TypeError, "every must be an int, got True"),
         (("run", 5, 3), TypeError, "resumed must be a function or None, got 3"),
+        (("run", 5, None, 1), TypeError, "keep must be a bool, got 1"),
+        (("run", 5, None, False, 3), TypeError, "data must be a str, got 3"),
     ],
 )
 def test_bad_arguments_of_a_checkpoint_are_named(
