@@ -20,7 +20,7 @@ from fgunlearn.report import main_figure, save
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-DATA = ("digits",)
+DATA = ("digits", "cifar10")
 MODELS = ("source", "retrained")
 
 
@@ -102,7 +102,7 @@ def costs(data: str) -> str:
     return "\n".join(lines)
 
 
-_BEFORE = ("select", "importance", "forget setup", "relabel", "teacher")
+_BEFORE = ("recipe", "select", "importance", "forget setup", "relabel", "teacher")
 
 PAGES: dict[str, dict[str, Callable[[str], str]]] = {
     "compare.md": {
