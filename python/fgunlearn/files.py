@@ -38,7 +38,7 @@ def replacing(path: str | os.PathLike[str], mode: int | None = None) -> Iterator
         with renamed_on_disk(target.parent):
             temporary.replace(target)
     except OSError as error:
-        if error.filename is None:  # a lack of space doesn't say where
+        if error.errno is not None and error.filename is None:  # a lack of space doesn't say where
             error.filename = str(target)
         raise
     finally:

@@ -146,7 +146,7 @@ def _new_folder(path: Path) -> Iterator[Path]:
         with renamed_on_disk(path.parent):
             temporary.rename(path)
     except OSError as error:
-        if error.filename is None:  # a lack of space doesn't say where
+        if error.errno is not None and error.filename is None:  # a lack of space doesn't say where
             error.filename = str(path)
         raise
     finally:
