@@ -117,7 +117,10 @@ PAGES: dict[str, dict[str, Callable[[str], str]]] = {
 def rendered(page: str, text: str) -> str:
     """The page of that name, its figures written anew."""
     figures = {
-        f"{data} {name}": functools.partial(figure, data) for data in DATA for name, figure in PAGES[page].items()
+        f"{data} {name}": functools.partial(figure, data)
+        for data in DATA
+        for name, figure in PAGES[page].items()
+        if name != "sweeps" or any(map(is_sweep, results(data)["rows"]))
     }
     return marked_regions.rendered(text, figures, f"docs/{page}")
 
