@@ -28,21 +28,30 @@ def replacing(path: str | os.PathLike[str], mode: int | None = None) -> Iterator
     target = Path(path)
     temporary = beside(target)
     try:
-        # Here, where Ctrl-C leads to its removal: to make a file may take a while.
-        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        permissions = target.stat().st_mode & 0o777 if target.exists() else (0o666 if mode is None else mode) & ~umask()
-        yield temporary
-        temporary.chmod(permissions)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        with renamed_on_disk(target.parent):
-            temporary.replace(target)
-    except OSError as error:
-        if error.errno is not None and error.filename is None:  # a lack of space doesn't say where
-            error.filename = str(target)
-        raise
+        with naming(target):
+            # Here, where Ctrl-C leads to its removal: to make a file may take a while.
+            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            own = 0o666 if mode is None else mode
+            permissions = target.stat().st_mode & 0o777 if target.exists() else own & ~umask()
+            yield temporary
+            temporary.chmod(permissions)
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            with renamed_on_disk(target.parent):
+                temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Has an error of the system say which file it is about, where it does not: a lack of space doesn't."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def beside(path: Path) -> Path:

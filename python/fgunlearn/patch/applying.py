@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fgunlearn.checkpoint_files import WeightsFile, mapped, read_checkpoint
-from fgunlearn.files import beside, renamed_on_disk, replacing, reserve, umask
+from fgunlearn.files import beside, naming, renamed_on_disk, replacing, reserve, umask
 from fgunlearn.patch.creating import check_target
 from fgunlearn.patch.exchange import Direction, Pair, match, walk_all, written_whole
 from fgunlearn.patch.format import Patch, read_patch
@@ -140,15 +140,12 @@ def _new_folder(path: Path) -> Iterator[Path]:
     """Yields a temporary folder, which takes ``path``'s place when the block ends well, and is gone when it doesn't."""
     temporary = beside(path)
     try:
-        temporary.mkdir(0o700)
-        yield temporary
-        temporary.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o777 & ~umask())
-        with renamed_on_disk(path.parent):
-            temporary.rename(path)
-    except OSError as error:
-        if error.errno is not None and error.filename is None:  # a lack of space doesn't say where
-            error.filename = str(path)
-        raise
+        with naming(path):
+            temporary.mkdir(0o700)
+            yield temporary
+            temporary.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o777 & ~umask())
+            with renamed_on_disk(path.parent):
+                temporary.rename(path)
     finally:
         if temporary.exists():
             shutil.rmtree(temporary)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fgunlearn.checkpoint_files import INDEX, CheckpointFiles, check_regular, let_go, mapped, pieces, read_checkpoint
-from fgunlearn.files import begun_beside, renamed_on_disk, replacing, reserve
+from fgunlearn.files import begun_beside, naming, renamed_on_disk, replacing, reserve
 from fgunlearn.patch.exchange import Direction, Pair, match, walk_all
 from fgunlearn.patch.format import read_patch
 from fgunlearn.patch.journal import journal_of, refuse_unfinished, unfinished
@@ -137,12 +137,8 @@ def _fill_holes(checkpoint: CheckpointFiles, direction: Direction) -> None:
     for file, pairs in match(checkpoint, direction.patch):
         about = file.path.stat()
         if any(change.changed for _, change in pairs) and about.st_blocks * 512 < about.st_size:
-            try:
-                with file.path.open("r+b") as opened:
-                    reserve(opened.fileno(), file.size)
-            except OSError as error:
-                error.filename = str(file.path)
-                raise
+            with naming(file.path), file.path.open("r+b") as opened:
+                reserve(opened.fileno(), file.size)
 
 
 def _put(checkpoint: CheckpointFiles, direction: Direction) -> None:
@@ -190,12 +186,10 @@ def alone(path: Path, argument: str) -> Iterator[None]:
                 raise ValueError(f"{argument}: {each} is read-only")
             file = locked.enter_context(each.open("r+b"))  # for writing: what some network file systems ask of a lock
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with naming(each):
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise ValueError(f"{argument}: {each} is being changed by another fgunlearn patch") from error
-            except OSError as error:
-                error.filename = str(each)
-                raise
             if not os.path.samestat(os.fstat(file.fileno()), each.stat()):
                 raise ValueError(f"{argument}: {each} was replaced just now: call again")
 
