@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -111,6 +111,15 @@ def test_workers_hear_no_ctrl_c() -> None:
     assert sorted(pool.run_all(_interrupt_itself, range(2), 2, lambda: None)) == [0, 1]
 
 
+@pytest.fixture
+def _ctrl_c_raises() -> Iterator[None]:
+    """Where the tests themselves were started in the background, it does not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_ctrl_c_raises")
 def test_ctrl_c_while_workers_start_is_put_off_and_not_lost() -> None:
     reached = []
 
