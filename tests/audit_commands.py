@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from audited import network
+from command_line import as_options
 
 ARCHITECTURE = """
 from torch import nn
@@ -57,19 +58,11 @@ def unlearn(**changes: object) -> list[object]:
         "ratio": 0.3,
         **changes,
     }
-    return ["unlearn", *_as_options(given)]
+    return ["unlearn", *as_options(given)]
 
 
 def verify(*names: str, path: str = "audit.json", **changes: object) -> list[object]:
-    return ["audit", "verify", path, *_as_options({**{name: FILES[name] for name in names}, **changes})]
-
-
-def _as_options(given: dict[str, object]) -> list[object]:
-    options: list[object] = []
-    for name, value in given.items():
-        if value is not None:
-            options += [f"--{name.replace('_', '-')}", *([] if value is True else [value])]
-    return options
+    return ["audit", "verify", path, *as_options({**{name: FILES[name] for name in names}, **changes})]
 
 
 def states(path: str = "checks.json") -> dict[str, str]:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import fgunlearn
@@ -23,6 +23,15 @@ def refused(result: tuple[int, str, str], *parts: str) -> None:
     assert error.count("\n") == 1, error
     for part in parts:
         assert part in error
+
+
+def as_options(given: Mapping[str, object]) -> list[object]:
+    """Options by their names in Python: None leaves one out, True gives it without a value."""
+    options: list[object] = []
+    for name, value in given.items():
+        if value is not None:
+            options += [f"--{name.replace('_', '-')}", *([] if value is True else [value])]
+    return options
 
 
 RUN_MAIN = "from fgunlearn.cli import main; main()"

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import fgunlearn
-from command_line import Run, press_ctrl_c, refused, start, wait_for
+from command_line import Run, as_options, press_ctrl_c, refused, start, wait_for
 from fgunlearn.experiment.data import Dataset
 
 ARCHITECTURE = """
@@ -52,16 +52,8 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def options(**changes: object) -> list[object]:
-    chosen: dict[str, object] = {
-        "model": "model.safetensors",
-        "arch": "architecture:make",
-        "data": "data.safetensors",
-        "forget": "ids.txt",
-        "out": "out.safetensors",
-        "batch": 16,
-        **changes,
-    }
-    return ["unlearn", *(part for name, value in chosen.items() for part in (f"--{name.replace('_', '-')}", value))]
+    files = {"model": "model.safetensors", "data": "data.safetensors", "forget": "ids.txt", "out": "out.safetensors"}
+    return ["unlearn", *as_options({**files, "arch": "architecture:make", "batch": 16, **changes})]
 
 
 def test_info_prints_what_is_installed(run: Run) -> None:

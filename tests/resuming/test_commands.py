@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from command_line import Run, refused
+from command_line import Run, as_options, refused
 from interrupted import Killed, killed_after
 from spdgan_commands import ARCHITECTURE, network
 from spdgan_commands import train as train_command
@@ -38,18 +38,8 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def unlearn(**changes: object) -> list[object]:
-    chosen: dict[str, object] = {
-        "model": "model.safetensors",
-        "arch": "architecture:make",
-        "data": "data.safetensors",
-        "forget": "ids.txt",
-        "heldout": "heldout.safetensors",
-        "out": "out.safetensors",
-        "batch": 8,
-        **changes,
-    }
-    given = {option: value for option, value in chosen.items() if value is not None}
-    return ["unlearn", *(part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", value))]
+    files = {name: f"{name}.safetensors" for name in ("model", "data", "heldout", "out")}
+    return ["unlearn", *as_options({**files, "forget": "ids.txt", "arch": "architecture:make", "batch": 8, **changes})]
 
 
 @pytest.mark.parametrize("recipe", ["auto", "heldout"])
