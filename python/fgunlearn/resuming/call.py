@@ -70,10 +70,13 @@ class Call:
             self._entered.restore(self._loaders)
             raise
 
-    def rewind(self) -> None:
-        """Puts random numbers and loaders to where the first call began, so that data comes in the order it had."""
-        if self._found is not None:
-            self._began.restore(self._loaders)
+    @contextlib.contextmanager
+    def checking(self) -> Iterator[None]:
+        """What is read inside comes in the order that it had in the first call; after an error nothing has moved."""
+        with self.unmoved_if_refused():
+            if self._found is not None:
+                self._began.restore(self._loaders)
+            yield
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:

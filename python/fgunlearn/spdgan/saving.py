@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -114,12 +114,9 @@ class Saving:
         with self._found.well_formed():
             return float(self._found.facts["seconds"])
 
-    @contextlib.contextmanager
-    def checking(self) -> Iterator[None]:
-        """What is read inside comes in the order that it had in the first call; after an error nothing has moved."""
-        with self._call.unmoved_if_refused():
-            self._call.rewind()
-            yield
+    def checking(self) -> contextlib.AbstractContextManager[None]:
+        """See :meth:`Call.checking`."""
+        return self._call.checking()
 
     def agree(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,12 +91,9 @@ class Saving:
         self.seconds: dict[str, float] = {}
         self._everything = False
 
-    @contextlib.contextmanager
-    def checking(self) -> Iterator[None]:
-        """What is read inside comes in the order that it had in the first call; after an error nothing has moved."""
-        with self._call.unmoved_if_refused():
-            self._call.rewind()
-            yield
+    def checking(self) -> contextlib.AbstractContextManager[None]:
+        """See :meth:`Call.checking`."""
+        return self._call.checking()
 
     def agree(
         self,
