@@ -184,7 +184,13 @@ def main(given: Sequence[str] | None = None) -> dict[str, Any]:
 
     transformers.utils.logging.disable_progress_bar()
     try:
-        return run(args, Place.here(args.device))
+        place = Place.here(args.device)
+        figures = run(args, place)
+        if place.world > 1:
+            # Gloo's threads let go of the last tensors while this waits. One that still did so when the interpreter is
+            # being torn down would abort the process: https://github.com/pytorch/pytorch/pull/179291
+            torch.distributed.barrier()
+        return figures
     except ValueError as error:
         line.error(str(error))
     finally:
