@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "host/bytes.h"
 #include "host/patch.h"
 
 namespace py = pybind11;
@@ -10,31 +11,6 @@ namespace py = pybind11;
 namespace fgunlearn::host {
 
 namespace {
-
-// A contiguous buffer of bytes, held as long as this lives: neither freed nor resized by its owner.
-class Bytes {
- public:
-  Bytes(const py::buffer& from, const char* argument, bool writable = false) : info_(from.request(writable)) {
-    if (info_.itemsize != 1 || info_.ndim != 1 || (info_.size > 0 && info_.strides[0] != 1)) {
-      throw py::value_error(std::string(argument) + " must be contiguous bytes in one dimension");
-    }
-  }
-
-  uint8_t* data() const { return static_cast<uint8_t*>(info_.ptr); }
-  int64_t size() const { return info_.size; }
-
-  // How many elements of `width` bytes it holds.
-  int64_t elements(int width, const char* argument) const {
-    if (size() % width != 0) {
-      throw py::value_error(std::string(argument) + " has " + std::to_string(size()) + " bytes, no multiple of " +
-                            std::to_string(width));
-    }
-    return size() / width;
-  }
-
- private:
-  py::buffer_info info_;
-};
 
 int checked_width(int width) {
   if (width != 1 && width != 2 && width != 4 && width != 8) {

@@ -3,11 +3,12 @@
 
 #include "cpu/isa/table.h"
 #include "host/bind_patch.h"
+#include "host/bind_sha256.h"
 
 namespace py = pybind11;
 
 PYBIND11_MODULE(_host, m) {
-  m.doc() = "Build information, processor features and forget patches; imports without torch.";
+  m.doc() = "Build information, processor features, forget patches and their hashes; imports without torch.";
   m.def(
       "build_info",
       [] {
@@ -25,4 +26,5 @@ PYBIND11_MODULE(_host, m) {
       "simd", [] { return std::string(fgunlearn::cpu::isa().name); },
       "The instruction set the CPU kernels use on this processor: 'scalar', 'avx2' or 'avx512'.");
   fgunlearn::host::bind_patch(m);
+  fgunlearn::host::bind_sha256(m);
 }

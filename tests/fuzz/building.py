@@ -32,7 +32,7 @@ def build(folder: Path) -> Path:
     assert found is not None
     module = folder / f"_host{sysconfig.get_config_var('EXT_SUFFIX')}"
     includes = (ROOT / "csrc", pybind11.get_include(), sysconfig.get_path("include"))
-    sources = (ROOT / "csrc" / "host" / "patch.cpp", ROOT / "csrc" / "host" / "bind_patch.cpp")
+    sources = sorted(path for path in (ROOT / "csrc" / "host").glob("*.cpp") if path.name != "module.cpp")
     flags = ["-std=c++20", "-O1", "-g", "-fPIC", "-shared", "-fvisibility=hidden", "-fno-omit-frame-pointer"]
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     subprocess.run(

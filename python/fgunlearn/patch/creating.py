@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import operator
 import os
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from fgunlearn.checkpoint_files import (
     read_checkpoint,
 )
 from fgunlearn.patch.format import Patch, TensorChange, metadata_text, write_patch
+from fgunlearn.patch.hashing import sha256_pair
 from fgunlearn.patch.journal import refuse_unfinished, unfinished
 from fgunlearn.patch.threads import Stop, for_each
 
@@ -113,21 +113,17 @@ def _difference(pair: tuple[WeightsFile, StoredTensor, WeightsFile, StoredTensor
     """One tensor's hashes and differences. Up to the first of them there is one hash, not two."""
     file, tensor, other_file, other = pair
     differences = _host.Differences(tensor.width)
-    was, now = hashlib.sha256(), None
+    hashes, differ = sha256_pair(), False
     with mapped(file.path, file.size) as base, mapped(other_file.path, other_file.size) as new:
         shift = other.begin - tensor.begin
         for begin, end in pieces(tensor.begin, tensor.end, tensor.width):
             stop.check()
             with base[begin:end] as old_values, new[begin + shift : end + shift] as new_values:
-                if differences.add(old_values, new_values) and now is None:
-                    now = was.copy()
-                was.update(old_values)
-                if now is not None:
-                    now.update(new_values)
+                differ |= differences.add(old_values, new_values)
+                hashes.update(old_values, new_values if differ else old_values)
             let_go(base, begin, end)
             let_go(new, begin + shift, end + shift)
-    hashes = was.hexdigest(), (was if now is None else now).hexdigest()
-    change = TensorChange(tensor.name, tensor.dtype, tensor.shape, *hashes, differences.count)
+    change = TensorChange(tensor.name, tensor.dtype, tensor.shape, *hashes.hexdigests(), differences.count)
     return change, {
         "gaps": differences.gaps,
         "old": differences.old_values,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 from fgunlearn import _host
 from fgunlearn.checkpoint_files import PIECE, WIDTHS, CheckpointFiles, StoredTensor, WeightsFile, let_go, mapped, pieces
 from fgunlearn.patch.format import Patch, TensorChange
+from fgunlearn.patch.hashing import sha256_pair
 from fgunlearn.patch.threads import Stop, for_each
 
 Pair = tuple[StoredTensor, TensorChange]
@@ -109,7 +109,7 @@ def walk(
     expected = direction.ends(change)
     exchange = direction.exchange(patch, change) if change.changed else None
     held = np.empty(min(PIECE, tensor.end - tensor.begin) if exchange else 0, np.uint8)
-    before, after = hashlib.sha256(), None
+    hashes = sha256_pair()
     wrong: ValueError | None = None
     for begin, end in pieces(tensor.begin, tensor.end, tensor.width):
         stop.check()
@@ -122,27 +122,22 @@ def walk(
                     exchange.put(out)
                 except ValueError as error:
                     wrong = error  # the hash decides what is to blame: tensor or patch
-                if after is None:
-                    after = before.copy()
-            before.update(piece)
-            if after is not None:
-                after.update(out)
+            hashes.update(piece, out)
             if write is not None and wrong is None:
                 write(out, begin)
         let_go(source, begin, end)
-    found = before.hexdigest()
-    if found != expected[0]:
+    before, after = hashes.hexdigests()
+    if before != expected[0]:
         raise ValueError(
             f"tensor {tensor.name!r} is not the {direction.start} of {direction.patch.path}: its SHA-256 is "
-            f"{found[:12]}..., the patch's is {expected[0][:12]}..."
+            f"{before[:12]}..., the patch's is {expected[0][:12]}..."
         )
     if wrong is not None:
         raise ValueError(f"{direction.patch.path}: tensor {tensor.name!r}: {wrong}")
-    found = (before if after is None else after).hexdigest()
-    if found != expected[1]:
+    if after != expected[1]:
         raise ValueError(
             f"{direction.patch.path} does not make of tensor {tensor.name!r} what it says: its SHA-256 would be "
-            f"{found[:12]}..., the patch's {direction.end} has {expected[1][:12]}..."
+            f"{after[:12]}..., the patch's {direction.end} has {expected[1][:12]}..."
         )
 
 
