@@ -26,7 +26,9 @@ from fgunlearn.batches import (
 from fgunlearn.metrics.outputs import Outputs
 from fgunlearn.resuming.file import Contents
 from fgunlearn.resuming.random_states import RandomStates
+from fgunlearn.selection.selection import Selection
 from fgunlearn.unlearning.neighbours import NeighbourVotes, Place, check_class_numbers, telling_layer
+from fgunlearn.unlearning.output_rows import forget_rows_
 from fgunlearn.unlearning.repair import Repair
 from fgunlearn.unlearning.stopping import StopRule
 from fgunlearn.unlearning.targets import Targets
@@ -47,6 +49,8 @@ class ForgetTerm:
     retain samples, so that batch norm sees the mixture it was trained on. A ``loss_fn`` of the user's gets a pass of
     its own, and only "ascent" is defined for it; the mean of that loss then is what the stop rule compares.
 
+    Preparing "heldout" changes selected coordinates of the model, see :mod:`fgunlearn.unlearning.output_rows`.
+
     ``resumable`` is for a call with checkpoints. With ``saved``, what :meth:`contents` told, nothing is asked of the
     model or the remaining data: the term goes on.
     """
@@ -54,6 +58,7 @@ class ForgetTerm:
     def __init__(
         self,
         model: nn.Module,
+        selection: Selection,
         forget_batches: Iterable[Any],
         retain_loader: Loader,
         heldout_loader: Loader | None,
@@ -117,7 +122,8 @@ class ForgetTerm:
         if repair.forget == "heldout":
             if resumable and heldout_loader is not None:
                 self._heldout_began = RandomStates.now([heldout_loader])
-            self._prepare_targets(model, retain_loader, heldout_loader, class_count(model, pairs[0][0]), repair)
+            classes = class_count(model, pairs[0][0])
+            self._prepare_targets(model, selection, retain_loader, heldout_loader, classes, repair)
         if self._guided or repair.forget == "neighbour" or stopping is not None:
             classes = class_count(model, pairs[0][0])
             votes, labels = NeighbourVotes(model, retain_loader, classes, repair.neighbours, repair.neighbour_layer)(
@@ -129,7 +135,13 @@ class ForgetTerm:
             self._stop = StopRule(stopping, expected)
 
     def _prepare_targets(
-        self, model: nn.Module, retain_loader: Loader, heldout_loader: Loader | None, classes: int, repair: Repair
+        self,
+        model: nn.Module,
+        selection: Selection,
+        retain_loader: Loader,
+        heldout_loader: Loader | None,
+        classes: int,
+        repair: Repair,
     ) -> None:
         if heldout_loader is None:
             raise ValueError(
@@ -146,6 +158,10 @@ class ForgetTerm:
         votes, _ = vote(self._batches)
         heldout_votes, heldout_labels = vote(self._heldout)
         check_class_numbers(heldout_labels, "heldout_loader", classes)
+        # Before the model is asked about the forget data: what these rows say of it is to be nobody's target.
+        labels = torch.arange(classes, device=self._device)
+        gone = torch.isin(labels, self._y) & ~vote.known
+        forget_rows_(model, selection, self._batches[0][0], gone, vote.known)
         source = Outputs.of(model, self._batches, "forget_loader")
         self._targets = Targets(source, votes, heldout_votes, heldout_labels.long(), vote.known)
         self._targets.follow(Outputs.of(model, self._heldout, "heldout_loader"))

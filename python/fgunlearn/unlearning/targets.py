@@ -12,7 +12,8 @@ sample by sample:
 - **Which of the others would be wrong.** As many as the model gets wrong on held-out data: those with the fewest votes
   and the smallest log-odds in the source model, which even where it memorised a sample tell how hard it was.
 - **A class that the remaining data lacks** is a contradiction in every sample, and how deep it falls the held-out
-  samples of that class show, which fall along.
+  samples of that class show, which fall along. Its row of the last layer is forgotten first
+  (:mod:`fgunlearn.unlearning.output_rows`).
 - **How sure.** The supported samples get the log-odds, log(p_y / (1 - p_y)), of the held-out samples, quantile by
   quantile: those of the right ones for those expected right, those of the wrong ones for the others. The rest of the
   probability goes to the classes that votes and the source model's other logits favour, half by half.
@@ -46,7 +47,8 @@ class Targets:
     """Class probabilities for every forget sample: what to train on in order to have never seen them.
 
     Args:
-        source: the source model's outputs on the forget samples.
+        source: the source model's outputs on the forget samples, but for what its rows of classes that the remaining
+            data lacks say.
         votes: what the remaining data says about them, float (samples, classes) with rows of sum 1.
         heldout_votes: the same of held-out samples, (samples, classes); and
         heldout_labels: their labels, int64 (samples,). Samples of classes that the remaining data lacks say nothing.

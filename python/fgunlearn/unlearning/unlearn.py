@@ -147,6 +147,7 @@ def unlearn(
             with timed(spent, "forget setup", device), all_succeed(processes, "prepare its forget term"):
                 forget = ForgetTerm(
                     model,
+                    selection,
                     forget_batches,
                     retain_loader,
                     heldout_loader,
