@@ -13,9 +13,13 @@ def fork(work: Callable[[], Any]) -> int:
     """The child's process id. It ends with 0, 130 after Ctrl-C, and 1 after another error, without any clean-up."""
     # Ctrl-C waits until the child can tell of it; pytest, whose copy it is, would do so in its own way.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    child = os.fork()
+    child = -1
+    try:
+        child = os.fork()
+    finally:
+        if child:  # the parent, or nobody's
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
     if child:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return child
     status = 1
     try:

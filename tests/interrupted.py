@@ -93,6 +93,8 @@ def retained(kind: str) -> Any:
         return listed(40, 1)
     if kind == "with empty batches":
         return [(x, y) for pair in listed(40, 1) for x, y in ((pair[0][:0], pair[1][:0]), pair)]
+    if kind == "a class less":
+        return [(x[y != 2], y[y != 2]) for x, y in listed(40, 1)]
     if kind == "seeded batches":
         return Batches(*samples(40, 1), 8, seed=3)
     if kind == "augmented":

@@ -6,6 +6,7 @@
 // the read on two cores, and counting 1% of them 1.1 times. Neighbouring keys of one bin would wait for each other's
 // store, some 5 cycles each: up to 2,048 bins there are four sets of counters (32 KiB), which take turns.
 // Split: one read of the keys, n/4 bytes of bits written and read once, and the indices written. (Predictions.)
+// Measured (benchmarks/results/bracket.json), over x.sum(): all keys 3.2, equal or not; the last 1% 1.45; a split 2.1.
 #pragma once
 
 #include <cstdint>

@@ -9,7 +9,8 @@ namespace fgunlearn::host {
 
 void bind_sha256(py::module_& m) {
   if (!Sha256Pair::supported()) return;
-  py::class_<Sha256Pair>(m, "Sha256Pair", "SHA-256 of two streams of the same length, at once.")
+  py::class_<Sha256Pair>(m, "Sha256Pair",
+                         "SHA-256 of two streams of the same length, at once. For one thread at a time.")
       .def(py::init<>())
       .def(
           "update",

@@ -12,12 +12,6 @@ namespace fgunlearn::host {
 
 #if defined(__x86_64__)
 
-bool Sha256Pair::supported() {
-  unsigned a, b, c, d;
-  const bool sse41 = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_SSE4_1) && (c & bit_SSSE3);
-  return sse41 && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_SHA);
-}
-
 namespace {
 
 alignas(16) constexpr uint32_t kRound[64] = {
@@ -31,6 +25,12 @@ alignas(16) constexpr uint32_t kRound[64] = {
     0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
 
 }  // namespace
+
+bool Sha256Pair::supported() {
+  unsigned a, b, c, d;
+  const bool sse41 = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_SSE4_1) && (c & bit_SSSE3);
+  return sse41 && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_SHA);
+}
 
 // Sixteen times four rounds. w holds the last sixteen words of the message schedule, four to a register.
 template <int streams>

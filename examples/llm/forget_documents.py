@@ -186,9 +186,10 @@ def main(given: Sequence[str] | None = None) -> dict[str, Any]:
     try:
         place = Place.here(args.device)
         figures = run(args, place)
-        if place.world > 1:
-            # Gloo's threads let go of the last tensors while this waits. One that still did so when the interpreter is
-            # being torn down would abort the process: https://github.com/pytorch/pytorch/pull/179291
+        if place.world > 1 and place.device.type == "cpu":
+            # Time for gloo's threads to let go of the last tensors. One that did so when the interpreter is being torn
+            # down would abort the process, and DTensor's caches keep the threads even after the group is destroyed:
+            # https://github.com/pytorch/pytorch/pull/179291
             torch.distributed.barrier()
         return figures
     except ValueError as error:

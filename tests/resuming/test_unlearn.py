@@ -41,6 +41,7 @@ CASES = {
     "targets that follow less often": Case(
         {"forget": "heldout", "forget_batch": 6}, options={"heldout_loader": shuffled(60, 3)}
     ),
+    "a class forgotten as a whole": Case({"forget": "heldout"}, retain="a class less"),
     "no momentum": Case({"momentum": 0.0}),
     "nesterov and decay": Case({"nesterov": True, "weight_decay": 0.01, "schedule": "cosine"}),
     "all parameters": Case({"update": "all", "forget": "unlikelihood"}),

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import fgunlearn as fg
+from fgunlearn.metrics import Outputs
 from fgunlearn.unlearning import forget_term
 from fgunlearn.unlearning.output_rows import forget_rows_, output_layer
+from fgunlearn.unlearning.targets import Targets
 from overfitted import CLASSES, KEPT, UNSEEN, batches, data, overfitted, seen
 
 KNOWN = torch.tensor([True, True, False, True, False])  # of which class 4 is nobody's
@@ -27,6 +31,18 @@ class Rescaled(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(x)
         return 2.0 * logits
+
+
+class Lengthened(nn.Module):
+    """Its logits are a linear layer's output in another precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(6, 5).bfloat16()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(x.bfloat16())
+        return logits.float()
 
 
 class Tied(nn.Module):
@@ -46,6 +62,24 @@ class Tied(nn.Module):
 def classifier() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 5))
+
+
+def weight_normed() -> nn.Sequential:
+    model = classifier()
+    nn.utils.parametrizations.weight_norm(model[2])
+    return model
+
+
+def pruned() -> nn.Sequential:
+    model = classifier()
+    prune.l1_unstructured(model[2], "weight", amount=0.5)
+    return model
+
+
+def frozen() -> nn.Sequential:
+    model = classifier()
+    model[2].weight.requires_grad_(False)
+    return model
 
 
 def everything(model: nn.Module, ratio: float = 1.0) -> fg.Selection:
@@ -85,9 +119,12 @@ def test_nothing_but_selected_coordinates_of_those_rows_changes() -> None:
         pytest.param(classifier, ONLY[:4], KNOWN[:4], id="more rows than classes"),
         pytest.param(Rescaled, ONLY, KNOWN, id="logits of no linear layer"),
         pytest.param(Tied, ONLY, KNOWN, id="rows of an embedding"),
+        pytest.param(weight_normed, ONLY, KNOWN, id="a weight computed from others"),
+        pytest.param(pruned, ONLY, KNOWN, id="a weight with zeros to keep"),
+        pytest.param(frozen, ONLY, KNOWN, id="a frozen weight"),
     ],
 )
-def test_other_models_stay_as_they_are(make: type[nn.Module], gone: Tensor, known: Tensor) -> None:
+def test_other_models_stay_as_they_are(make: Callable[[], nn.Module], gone: Tensor, known: Tensor) -> None:
     model = make()
     before = copy.deepcopy(model.state_dict())
     forget_rows_(model, everything(model), torch.randn(2, 6), gone, known)
@@ -97,8 +134,10 @@ def test_other_models_stay_as_they_are(make: type[nn.Module], gone: Tensor, know
 def test_the_output_layer_is_found_by_what_it_returns() -> None:
     model = classifier()
     model.append(nn.Linear(5, 5))
-    assert output_layer(model, torch.randn(2, 6)) is model[3]
-    assert output_layer(Rescaled(), torch.randn(2, 6)) is None
+    assert output_layer(model, torch.randn(2, 6), 5) is model[3]
+    assert output_layer(Rescaled(), torch.randn(2, 6), 5) is None
+    lengthened = Lengthened()
+    assert output_layer(lengthened, torch.randn(2, 6), 5) is lengthened.head
     assert all(not module._forward_hooks for module in model.modules())
 
 
@@ -109,33 +148,54 @@ def test_the_classes_logit_is_then_the_mean_of_the_known_ones_whatever_is_asked(
     torch.testing.assert_close(logits[:, 2], logits[:, KNOWN].mean(1))
 
 
-@pytest.mark.parametrize(("forgotten", "gone"), [(2, [False, False, True, False]), (None, [False] * CLASSES)])
-def test_unlearning_by_heldout_data_forgets_the_rows_of_whole_classes(
-    forgotten: int | None, gone: list[bool], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("forgotten", "share", "rows_go"), [(2, 1.0, True), (None, 1.0, False), (2, 0.0, False)])
+def test_targets_are_made_after_the_rows_of_whole_classes_are_forgotten(
+    forgotten: int | None, share: float, rows_go: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
+    sources = []
 
-    def spied(model: nn.Module, selection: fg.Selection, x: Tensor, gone: Tensor, known: Tensor) -> None:
-        asked.append((gone.tolist(), known.tolist()))
-        forget_rows_(model, selection, x, gone, known)
-        asked.append(seen(model, (x, torch.zeros(len(x), dtype=torch.int64))).logits)
+    class Spied(Targets):
+        def __init__(self, source: Outputs, *others: Tensor) -> None:
+            sources.append(source)
+            super().__init__(source, *others)
 
-    monkeypatch.setattr(forget_term, "forget_rows_", spied)
+    monkeypatch.setattr(forget_term, "Targets", Spied)
     x, y = data(KEPT, 4)
     to_forget = torch.arange(KEPT) < 30 if forgotten is None else y == forgotten
     model = copy.deepcopy(overfitted(False)[0])
+    before = seen(model, (x[to_forget], y[to_forget])).logits
     fg.unlearn(
         model,
         batches(x[to_forget], y[to_forget]),
         batches(x[~to_forget], y[~to_forget]),
         strategy=fg.RandomK(1.0),
-        repair=fg.Repair(epochs=4, lr=0.05, forget="heldout", neighbours=30),
+        repair=fg.Repair(epochs=1, lr=0.05, forget="heldout", neighbours=30, forget_share=share),
         heldout_loader=batches(*data(UNSEEN, 6)),
     )
-    arguments, logits = asked
-    assert arguments == (gone, [not each for each in gone])
-    if forgotten is not None:
+    (source,) = sources
+    if rows_go:
         others = [label for label in range(CLASSES) if label != forgotten]
-        torch.testing.assert_close(logits[:, forgotten], logits[:, others].mean(1))
-        assert seen(model, (x[to_forget], y[to_forget])).accuracy == 0.0
-        assert seen(model, (x[~to_forget], y[~to_forget])).accuracy > 0.97
+        torch.testing.assert_close(source.logits[:, forgotten], before[:, others].mean(1), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(source.logits[:, others], before[:, others])
+    else:
+        torch.testing.assert_close(source.logits, before)
+
+
+def test_an_error_after_the_rows_were_forgotten_gives_the_model_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*arguments: object) -> Targets:
+        raise ValueError("no targets today")
+
+    monkeypatch.setattr(forget_term, "Targets", failing)
+    x, y = data(KEPT, 4)
+    model = copy.deepcopy(overfitted(False)[0])
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="no targets today"):
+        fg.unlearn(
+            model,
+            batches(x[y == 2], y[y == 2]),
+            batches(x[y != 2], y[y != 2]),
+            strategy=fg.RandomK(0.5),
+            repair=fg.Repair(forget="heldout", neighbours=30),
+            heldout_loader=batches(*data(UNSEEN, 6)),
+        )
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

@@ -12,10 +12,14 @@ if TYPE_CHECKING:
 
 
 class Sha256Pair(Protocol):
-    """SHA-256 of two streams of the same length that come in pieces."""
+    """SHA-256 of two streams of the same length that come in pieces. For one thread at a time."""
 
     def update(self, first: Buffer, second: Buffer) -> None:
-        """The next bytes of both. Giving one object twice, as long as they are the same, costs one hash, not two."""
+        """The next bytes of both. Giving one object twice, as long as they are the same, costs one hash, not two.
+
+        Raises:
+            ValueError: they are not of one length.
+        """
 
     def hexdigests(self) -> tuple[str, str]:
         """Of what came so far."""
@@ -35,6 +39,9 @@ class HashlibPair:
 
     def update(self, first: Buffer, second: Buffer) -> None:
         """See :class:`Sha256Pair`."""
+        sizes = memoryview(first).nbytes, memoryview(second).nbytes
+        if sizes[0] != sizes[1]:
+            raise ValueError(f"first has {sizes[0]} bytes, second {sizes[1]}")
         if self._second is None and first is not second:
             self._second = self._first.copy()
         self._first.update(first)

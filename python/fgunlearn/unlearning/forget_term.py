@@ -159,9 +159,9 @@ class ForgetTerm:
         heldout_votes, heldout_labels = vote(self._heldout)
         check_class_numbers(heldout_labels, "heldout_loader", classes)
         # Before the model is asked about the forget data: what these rows say of it is to be nobody's target.
-        labels = torch.arange(classes, device=self._device)
-        gone = torch.isin(labels, self._y) & ~vote.known
-        forget_rows_(model, selection, self._batches[0][0], gone, vote.known)
+        if repair.forget_share > 0.0:
+            gone = torch.isin(torch.arange(classes, device=self._device), self._y) & ~vote.known
+            forget_rows_(model, selection, self._batches[0][0][:1], gone, vote.known)
         source = Outputs.of(model, self._batches, "forget_loader")
         self._targets = Targets(source, votes, heldout_votes, heldout_labels.long(), vote.known)
         self._targets.follow(Outputs.of(model, self._heldout, "heldout_loader"))

@@ -14,57 +14,64 @@ import torch
 from torch import Tensor, nn
 
 from fgunlearn.batches import evaluation_mode
-from fgunlearn.parameters import trainable
+from fgunlearn.perturb import matched_parameters
 from fgunlearn.selection.selection import Selection
 
 
-def output_layer(model: nn.Module, x: Any) -> nn.Linear | None:
-    """The linear layer whose output is the model's, for a batch x; None if there is none."""
+def output_layer(model: nn.Module, x: Any, classes: int) -> nn.Linear | None:
+    """The linear layer with an output per class whose output is the model's, for a batch x; None if there is none.
+
+    Its output may be returned in another precision.
+    """
     outputs: list[tuple[nn.Linear, Tensor]] = []
 
     def note(module: nn.Module, inputs: Any, output: Tensor) -> None:
         assert isinstance(module, nn.Linear)
         outputs.append((module, output))
 
-    handles = [module.register_forward_hook(note) for module in model.modules() if isinstance(module, nn.Linear)]
+    layers = [each for each in model.modules() if isinstance(each, nn.Linear) and each.out_features == classes]
+    handles = [layer.register_forward_hook(note) for layer in layers]
     try:
         with torch.no_grad(), evaluation_mode(model):
             logits = model(x)
     finally:
         for handle in handles:
             handle.remove()
-    return next((module for module, output in reversed(outputs) if output is logits), None)
+    for layer, output in reversed(outputs):
+        if output.shape == logits.shape and torch.equal(output.to(logits.dtype), logits):
+            return layer
+    return None
 
 
 @torch.no_grad()
 def forget_rows_(model: nn.Module, selection: Selection, x: Any, gone: Tensor, known: Tensor) -> None:
     """Makes the rows of forgotten classes the mean of the known ones', in the model's output layer, where selected.
 
-    A model whose output is not that of a linear layer with a row per class stays as it is, and so does a layer whose
-    weight has several names: its rows may be more than a classifier's.
+    A model stays as it is whose output is not that of a linear layer with a row per class; or whose layer's weight is
+    frozen, computed from other parameters (``torch.nn.utils.parametrizations``), or has several names, such as an
+    embedding's: its rows may be more than a classifier's. Of a layer with a frozen bias only the weight changes.
 
     Args:
         model: changed in place; in the selected coordinates of those rows and nowhere else.
         selection: made for the model.
-        x: a batch of inputs, on the model's device.
+        x: a batch of inputs, on the model's device; one sample is enough.
         gone: bool (classes,), the classes that are forgotten as a whole.
         known: bool (classes,), those that the remaining data has; without any, nothing is changed.
     """
     if not bool(gone.any()) or not bool(known.any()):
         return
-    layer = output_layer(model, x)
-    if layer is None or layer.out_features != len(known) or _shared(model, layer):
+    layer = output_layer(model, x, len(known))
+    weight = None if layer is None else layer._parameters.get("weight")
+    if layer is None or weight is None or not weight.requires_grad or _names(model, weight) > 1:
         return
-    parameters = trainable(model)
-    for name, index in zip(selection.names, selection.indices, strict=True):
-        parameter = parameters[name]
-        if parameter is layer.weight or parameter is layer.bias:
+    parameters = matched_parameters(model, selection)
+    for parameter, index in zip(parameters.values(), selection.indices, strict=True):
+        if parameter is weight or parameter is layer._parameters.get("bias"):
             chosen = torch.zeros(parameter.numel(), dtype=torch.bool, device=parameter.device)
             chosen[index.long()] = True
             rows = chosen.view_as(parameter)[gone]
             parameter[gone] = torch.where(rows, parameter[known].mean(0), parameter[gone])
 
 
-def _shared(model: nn.Module, layer: nn.Linear) -> bool:
-    """Whether its weight is a parameter of other modules, too, such as an embedding."""
-    return sum(p is layer.weight for _, p in model.named_parameters(remove_duplicate=False)) > 1
+def _names(model: nn.Module, parameter: nn.Parameter) -> int:
+    return sum(p is parameter for _, p in model.named_parameters(remove_duplicate=False))

@@ -32,7 +32,8 @@ class Repair:
             what the remaining data says about the sample: the vote of its nearest neighbours (see
             :mod:`fgunlearn.unlearning.neighbours`); "heldout", cross entropy to what a model that never saw the sample
             would say, as far as held-out data tells (see :mod:`fgunlearn.unlearning.targets`): needs a held-out
-            loader.
+            loader. Before the perturbation it also makes the selected coordinates of the output rows of classes that
+            are forgotten as a whole what the other rows have in common (:mod:`fgunlearn.unlearning.output_rows`).
         weight: of the forget term, > 0.
         forget_share: the term acts for at most this first share of the steps, in [0, 1].
         forget_batch: forget samples per step; None for the loader's own batches.
