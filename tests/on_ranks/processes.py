@@ -98,6 +98,8 @@ def _entry(
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{meeting}", rank=rank, world_size=size, timeout=timedelta(seconds=timeout)
     )
+    # One that has nothing to do would be gone while others still connect to it, which is an error there.
+    torch.distributed.barrier()
     try:
         answer = (function(rank, *arguments), None)
     except Exception as error:
