@@ -27,7 +27,7 @@ from checkpoints import (
 from fgunlearn import checkpoint_files, patch
 from fgunlearn.checkpoint_files import WIDTHS
 
-PIECE = 64  # bytes, instead of 256 KiB
+PIECE = 64  # bytes, instead of 4 MiB
 
 
 def _there_and_back(folder: Path, base: Path, new: Path) -> patch.Patch:
