@@ -3,8 +3,9 @@
 #   make test    the tests
 #   make bench   the benchmarks, about ten minutes
 #   make unlearning-degree   the study in docs/unlearning-degree.md, about ten minutes
-#   make compare   all methods side by side, docs/compare.md, about a quarter of an hour
-#   make compare-cifar10 CIFAR10=FOLDER   the same on 10,000 images of CIFAR-10, about an hour; -class: a class alone
+#   make compare   all methods side by side, docs/compare.md, six to fifteen minutes
+#   make compare-cifar10 CIFAR10=FOLDER   the same on 10,000 images of CIFAR-10, about two hours
+#   make compare-cifar10-class CIFAR10=FOLDER   a class of it alone, the nearest methods, half an hour
 #   make check-cuda   what can be held of the CUDA kernels without a GPU
 # TORCH_SPEC picks the torch to install, e.g. make test TORCH_SPEC="torch==2.13.0".
 
