@@ -41,10 +41,7 @@ struct Held {
         width(checked_width(width)),
         exchange(GapReader(this->gaps.data(), this->gaps.data() + this->gaps.size(), checked_count(numel, "numel")),
                  this->from.data(), this->to.data(), this->from.elements(width, "from_values"), width) {
-    if (this->from.size() != this->to.size()) {
-      throw py::value_error("from_values has " + std::to_string(this->from.size()) + " bytes, to_values " +
-                            std::to_string(this->to.size()));
-    }
+    check_same_size(this->from, "from_values", this->to, "to_values");
   }
 
   Bytes gaps, from, to;
@@ -61,10 +58,7 @@ void bind_patch(py::module_& m) {
           "add",
           [](Differences& self, const py::buffer& old_values, const py::buffer& new_values) {
             const Bytes was(old_values, "old_values"), is(new_values, "new_values");
-            if (was.size() != is.size()) {
-              throw py::value_error("old_values has " + std::to_string(was.size()) + " bytes, new_values " +
-                                    std::to_string(is.size()));
-            }
+            check_same_size(was, "old_values", is, "new_values");
             const int64_t count = was.elements(self.width(), "old_values");
             py::gil_scoped_release free;
             return self.add(was.data(), is.data(), count);

@@ -1,7 +1,5 @@
 #include "host/bind_sha256.h"
 
-#include <string>
-
 #include "host/bytes.h"
 #include "host/sha256.h"
 
@@ -16,10 +14,7 @@ void bind_sha256(py::module_& m) {
           "update",
           [](Sha256Pair& self, const py::buffer& first, const py::buffer& second) {
             const Bytes one(first, "first"), other(second, "second");
-            if (one.size() != other.size()) {
-              throw py::value_error("first has " + std::to_string(one.size()) + " bytes, second " +
-                                    std::to_string(other.size()));
-            }
+            check_same_size(one, "first", other, "second");
             py::gil_scoped_release free;
             self.update(one.data(), other.data(), one.size());
           },

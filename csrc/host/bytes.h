@@ -34,4 +34,11 @@ class Bytes {
   py::buffer_info info_;
 };
 
+inline void check_same_size(const Bytes& one, const char* its_argument, const Bytes& other, const char* argument) {
+  if (one.size() != other.size()) {
+    throw py::value_error(std::string(its_argument) + " has " + std::to_string(one.size()) + " bytes, " + argument +
+                          " " + std::to_string(other.size()));
+  }
+}
+
 }  // namespace fgunlearn::host

@@ -1,10 +1,8 @@
-"""Changing a checkpoint where it lies: the journal, what takes a change back, and who else may be at it."""
+"""Changing a checkpoint where it lies: the journal, and what takes a change back."""
 
 from __future__ import annotations
 
-import fcntl
 import shutil
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,10 +141,11 @@ def test_the_file_stays_the_same_file_and_one_without_changes_is_not_written(fil
 def test_a_patch_that_is_replaced_meanwhile_changes_nothing(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     before = files.base.read_bytes()
     check = in_place._check
+    other = patch.create(files.new, files.base, files.folder / "other").path
 
     def replaced(*arguments: Any) -> None:
         check(*arguments)
-        patch.create(files.new, files.base, files.patch)
+        other.replace(files.patch)
 
     monkeypatch.setattr(in_place, "_check", replaced)
     with pytest.raises(ValueError, match="has changed while it was read"):
@@ -222,46 +221,6 @@ def test_ctrl_c_twice_leaves_the_journal_for_the_next_call(files: Files, monkeyp
 # Others at the same checkpoint.
 
 
-def test_of_two_calls_at_once_the_second_is_refused(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    at_work, may_go_on = threading.Event(), threading.Event()
-    check = in_place._check
-
-    def slow(*arguments: Any) -> None:
-        at_work.set()
-        assert may_go_on.wait(60)
-        check(*arguments)
-
-    monkeypatch.setattr(in_place, "_check", slow)
-    first = threading.Thread(target=patch.apply, args=(files.base, files.patch), kwargs={"in_place": True})
-    first.start()
-    try:
-        assert at_work.wait(60)
-        for call in (
-            lambda: patch.apply(files.base, files.patch, in_place=True),
-            lambda: patch.revert(files.base, files.patch, in_place=True),
-            lambda: patch.recover(files.base),
-        ):
-            with refused_unchanged(files.folder, ValueError, files.base, "being changed by another"):
-                call()
-    finally:
-        may_go_on.set()
-        first.join()
-    assert files.base.read_bytes() == files.new.read_bytes()
-
-
-@pytest.mark.parametrize("held", ["index", "1.safetensors", "2.safetensors"])
-def test_a_sharded_checkpoint_is_locked_with_all_its_files(tmp_path: Path, held: str) -> None:
-    shards = {"1.safetensors": TENSORS, "2.safetensors": {"more": random_tensor("U8", (99,))}}
-    base = write_sharded(tmp_path / "base", shards)
-    patch.create(base, base, tmp_path / "p")
-    locked = base if held == "index" else base.with_name(held)
-    with locked.open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with refused_unchanged(tmp_path, ValueError, "base", locked, "being changed by another"):
-            patch.apply(base, tmp_path / "p", in_place=True)
-    patch.apply(base, tmp_path / "p", in_place=True)
-
-
 def test_a_file_of_a_sharded_checkpoint_is_none_of_its_own_while_a_change_by_the_index_is_unfinished(
     files: Files, tmp_path: Path
 ) -> None:
@@ -284,24 +243,6 @@ def test_a_file_of_a_sharded_checkpoint_is_none_of_its_own_while_a_change_by_the
         with refused_unchanged(index.parent, ValueError, "is going on or was interrupted", name):
             call()
         index.with_name(name).unlink()
-
-
-def test_a_checkpoint_is_not_replaced_while_it_is_changed_in_place(
-    files: Files, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copyfile(files.base, files.folder / "other")
-    put = in_place._put
-
-    def replaced_meanwhile(*given: Any) -> None:
-        with pytest.raises(ValueError, match=r"out: .*base\.safetensors is being changed by another fgunlearn patch"):
-            patch.apply(files.folder / "other", files.patch, files.base)
-        put(*given)
-
-    monkeypatch.setattr(in_place, "_put", replaced_meanwhile)
-    # Without its journal, which alone would have it refused.
-    monkeypatch.setattr("fgunlearn.patch.creating.unfinished", lambda path: iter(()))
-    patch.apply(files.base, files.patch, in_place=True)
-    assert files.base.read_bytes() == files.new.read_bytes()
 
 
 def test_who_must_not_read_the_checkpoint_must_not_read_what_is_made_of_it(

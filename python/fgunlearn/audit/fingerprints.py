@@ -5,6 +5,7 @@ A forget patch carries the same hashes, so that a patch and a record of the same
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ from safetensors import safe_open
 from fgunlearn.audit.differences import DTYPES, differences
 from fgunlearn.canonical_json import canonical
 from fgunlearn.checkpoint_files import StoredTensor, WeightsFile, let_go, mapped, pieces, read_checkpoint
-from fgunlearn.patch.journal import refuse_unfinished
+from fgunlearn.patch.locks import reading
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -45,7 +46,8 @@ def fingerprint(checkpoint: nn.Module | Mapping[str, Tensor] | str | os.PathLike
         OSError: a file that can't be read.
     """
     if isinstance(checkpoint, (str, os.PathLike)):
-        found = {name: _of_place(place) for name, place in _places(Path(checkpoint)).items()}
+        with _places(Path(checkpoint)) as places:
+            found = {name: _of_place(place) for name, place in places.items()}
     else:
         state = checkpoint if isinstance(checkpoint, Mapping) else checkpoint.state_dict()
         found = {name: of_tensor(tensor, name) for name, tensor in state.items()}
@@ -136,18 +138,19 @@ def same_weights(model: nn.Module, path: Path) -> bool:
     """Whether a model holds a checkpoint's tensors and no others, bit for bit after conversion to its own dtypes."""
     import torch
 
-    state, places = model.state_dict(), _places(path)
-    if state.keys() != places.keys():
-        return False
-    for name, held in state.items():
-        tensor = _tensor(places[name])
-        if tensor.shape != held.shape:
+    state = model.state_dict()
+    with _places(path) as places:
+        if state.keys() != places.keys():
             return False
-        if not torch.equal(
-            torch.from_numpy(rows_of(tensor.to(held.dtype)[None])), torch.from_numpy(rows_of(held[None]))
-        ):
-            return False
-    return True
+        for name, held in state.items():
+            tensor = _tensor(places[name])
+            if tensor.shape != held.shape:
+                return False
+            if not torch.equal(
+                torch.from_numpy(rows_of(tensor.to(held.dtype)[None])), torch.from_numpy(rows_of(held[None]))
+            ):
+                return False
+        return True
 
 
 def _changes(base: Path, result: Path) -> Iterator[tuple[str, Any, Any]]:
@@ -155,16 +158,16 @@ def _changes(base: Path, result: Path) -> Iterator[tuple[str, Any, Any]]:
 
     They are NumPy arrays.
     """
-    before, after = _places(base), _places(result)
-    for name in sorted(before.keys() & after.keys()):
-        was, now = before[name][1], after[name][1]
-        if was.shape != now.shape:
-            continue
-        if was.dtype == now.dtype and was.dtype in DTYPES:
-            values, bits = differences(_bytes(before[name]), _bytes(after[name]), was.dtype)
-        else:
-            values, bits = _differences(_tensor(before[name]), _tensor(after[name]))
-        yield name, values.reshape(was.shape), bits.reshape(was.shape)
+    with _places(base) as before, _places(result) as after:
+        for name in sorted(before.keys() & after.keys()):
+            was, now = before[name][1], after[name][1]
+            if was.shape != now.shape:
+                continue
+            if was.dtype == now.dtype and was.dtype in DTYPES:
+                values, bits = differences(_bytes(before[name]), _bytes(after[name]), was.dtype)
+            else:
+                values, bits = _differences(_tensor(before[name]), _tensor(after[name]))
+            yield name, values.reshape(was.shape), bits.reshape(was.shape)
 
 
 def _differences(was: Tensor, now: Tensor) -> tuple[Any, Any]:
@@ -179,11 +182,15 @@ def _differences(was: Tensor, now: Tensor) -> tuple[Any, Any]:
     return values.numpy(), bits.numpy()
 
 
-def _places(path: Path) -> dict[str, _Place]:
-    """Where the tensors of a checkpoint are. Links are followed: nothing is written, and caches hold their files so."""
+@contextlib.contextmanager
+def _places(path: Path) -> Iterator[dict[str, _Place]]:
+    """Where the tensors of a checkpoint are, which nobody changes in place meanwhile.
+
+    Links are followed: nothing is written, and caches hold their files so.
+    """
     found = read_checkpoint(path, links=True)
-    refuse_unfinished(found)
-    return {tensor.name: (file, tensor) for file in found.files for tensor in file.tensors}
+    with reading(found):
+        yield {tensor.name: (file, tensor) for file in found.files for tensor in file.tensors}
 
 
 def _dtypes() -> dict[Any, str]:

@@ -8,13 +8,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from fgunlearn.checkpoint_files import WeightsFile, mapped, read_checkpoint
+from fgunlearn.checkpoint_files import CheckpointFiles, WeightsFile, mapped, read_checkpoint
 from fgunlearn.files import beside, naming, renamed_on_disk, replacing, reserve, umask
 from fgunlearn.patch.creating import check_target
 from fgunlearn.patch.exchange import Direction, Pair, match, walk_all, written_whole
 from fgunlearn.patch.format import Patch, read_patch
-from fgunlearn.patch.in_place import alone, change_in_place
-from fgunlearn.patch.journal import refuse_journals, refuse_unfinished
+from fgunlearn.patch.in_place import change_in_place
+from fgunlearn.patch.journal import refuse_journals
+from fgunlearn.patch.locks import alone, reading
 
 
 def apply(
@@ -80,8 +81,14 @@ def _run(
         return patch
     assert out is not None
     checkpoint = read_checkpoint(source)
-    refuse_unfinished(checkpoint)
-    target = Path(out)
+    with reading(checkpoint):
+        _write_anew(checkpoint, Path(out), direction)
+    return patch
+
+
+def _write_anew(checkpoint: CheckpointFiles, target: Path, direction: Direction) -> None:
+    """Writes what becomes of a checkpoint to a new place."""
+    patch = direction.patch
     if checkpoint.sharded:
         _check_folder(target)
         matched = match(checkpoint, patch)
@@ -92,7 +99,7 @@ def _run(
                 index.write(checkpoint.path.read_bytes())
                 index.flush()
                 os.fsync(index.fileno())
-        return patch
+        return
     check_target(target, "out", checkpoint)
     if target.exists() and target.samefile(patch.path):
         raise ValueError(f"out: {target} is {patch.path}, which is read")
@@ -103,7 +110,6 @@ def _run(
             refuse_journals(target)
         temporary = held.enter_context(replacing(target, mode=file.path.stat().st_mode & 0o666))
         _write(file, pairs, temporary, direction)
-    return patch
 
 
 def _write(file: WeightsFile, pairs: list[Pair], target: Path, direction: Direction) -> None:

@@ -21,7 +21,8 @@ from fgunlearn.checkpoint_files import (
 )
 from fgunlearn.patch.format import Patch, TensorChange, metadata_text, write_patch
 from fgunlearn.patch.hashing import sha256_pair
-from fgunlearn.patch.journal import refuse_unfinished, unfinished
+from fgunlearn.patch.journal import unfinished
+from fgunlearn.patch.locks import reading
 from fgunlearn.patch.threads import Stop, for_each
 
 _Found = tuple[TensorChange, dict[str, bytes]]
@@ -56,18 +57,22 @@ def create(
     text = metadata_text({} if metadata is None else metadata)
     before, after = read_checkpoint(base), read_checkpoint(new)
     check_target(Path(patch_file), "patch_file", before, after)
-    for checkpoint in (before, after):
-        refuse_unfinished(checkpoint)
-    places = {tensor.name: (file, tensor) for file in after.files for tensor in file.tensors}
-    pairs = [(file, tensor, *_partner(tensor, places, after)) for file in before.files for tensor in file.tensors]
-    if places:
-        raise ValueError(f"{after.path} has tensor {min(places)!r}, which {before.path} has not")
-    found = for_each(pairs, _difference)
+    with reading(before), reading(after):
+        found = _differences(before, after)
     changes = [change for change, _ in found]
     parts = {change.name: held for change, held in found if change.changed}
     modes = [file.path.stat().st_mode for checkpoint in (before, after) for file in checkpoint.files]
     # It holds weights of both: who must not read one of them must not read this.
     return write_patch(patch_file, changes, parts, text, functools.reduce(operator.and_, modes, 0o666))
+
+
+def _differences(before: CheckpointFiles, after: CheckpointFiles) -> list[_Found]:
+    """Of all tensors; both checkpoints must have the same."""
+    places = {tensor.name: (file, tensor) for file in after.files for tensor in file.tensors}
+    pairs = [(file, tensor, *_partner(tensor, places, after)) for file in before.files for tensor in file.tensors]
+    if places:
+        raise ValueError(f"{after.path} has tensor {min(places)!r}, which {before.path} has not")
+    return for_each(pairs, _difference)
 
 
 def check_target(path: Path, argument: str, *read: CheckpointFiles) -> None:

@@ -6,21 +6,19 @@ the journal is written, then the values, then the journal is removed. Whoever fi
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import mmap
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
-from fgunlearn.checkpoint_files import INDEX, CheckpointFiles, check_regular, let_go, mapped, pieces, read_checkpoint
+from fgunlearn.checkpoint_files import CheckpointFiles, let_go, mapped, pieces, read_checkpoint
 from fgunlearn.files import begun_beside, naming, renamed_on_disk, replacing, reserve
 from fgunlearn.patch.exchange import Direction, Pair, match, walk_all
 from fgunlearn.patch.format import read_patch
 from fgunlearn.patch.journal import journal_of, refuse_unfinished, unfinished
+from fgunlearn.patch.locks import alone
 from fgunlearn.patch.threads import Stop, for_each
 
 
@@ -163,38 +161,3 @@ def _put(checkpoint: CheckpointFiles, direction: Direction) -> None:
 def _remove(journal: Path) -> None:
     with renamed_on_disk(journal.parent):
         journal.unlink()
-
-
-@contextlib.contextmanager
-def alone(path: Path, argument: str) -> Iterator[None]:
-    """No other call changes or replaces the checkpoint meanwhile.
-
-    Raises:
-        ValueError: one does; a file is read-only; the path is a folder's, or a symbolic link's, beside which nobody
-            looks for the journal.
-        OSError: there is no such file, or it can't be locked.
-    """
-    if path.is_symlink():
-        raise ValueError(f"{argument}: {path} is a symbolic link: name the file itself to change it in place")
-    if path.is_dir():
-        raise ValueError(f"{argument}: {path} is a folder: name its safetensors file, or its index")
-    with contextlib.ExitStack() as locked:
-
-        def lock(each: Path) -> None:
-            check_regular(each)
-            if not each.stat().st_mode & 0o222 or not os.access(each, os.W_OK):
-                raise ValueError(f"{argument}: {each} is read-only")
-            file = locked.enter_context(each.open("r+b"))  # for writing: what some network file systems ask of a lock
-            try:
-                with naming(each):
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ValueError(f"{argument}: {each} is being changed by another fgunlearn patch") from error
-            if not os.path.samestat(os.fstat(file.fileno()), each.stat()):
-                raise ValueError(f"{argument}: {each} was replaced just now: call again")
-
-        lock(path)
-        if path.name.endswith(INDEX):  # its files may be changed by their own names, or be in another index as well
-            for file in read_checkpoint(path).files:
-                lock(file.path)
-        yield
