@@ -51,9 +51,9 @@ def test_all_are_called_alike(name: str) -> None:
     parameters = inspect.signature(fg.methods.get(name)).parameters
     positional = [p.name for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
     assert positional == ["model", "forget_loader", "retain_loader"]
-    last = list(parameters.values())[-4:]
+    last = list(parameters.values())[-5:]
     assert [(p.name, p.default) for p in last] == [
-        ("loss_fn", None), ("heldout_loader", None), ("seed", 0), ("progress", False)
+        ("loss_fn", None), ("heldout_loader", None), ("seed", 0), ("progress", False), ("checkpoint", None)
     ]  # fmt: skip
     assert all(p.default is not p.empty for p in parameters.values() if p.kind is p.KEYWORD_ONLY)
 

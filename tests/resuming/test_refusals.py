@@ -262,14 +262,15 @@ def test_a_dataloader_that_tells_its_state_is_asked(tmp_path: Path) -> None:
         (lambda facts: facts["state"]["position"]["now"]["numpy"]["state"].update(pos=-1), "a position of -1 in"),
         (lambda facts: facts["state"]["position"]["now"]["python"].__setitem__(1, [1]), "is a damaged checkpoint: "),
         (lambda facts: facts["state"].pop("position"), "KeyError: 'position'"),
-        (lambda facts: facts["state"].pop("selection"), "KeyError: 'selection'"),
+        (lambda facts: facts["state"]["loop"].pop("selection"), "KeyError: 'selection'"),
         (lambda facts: facts["state"].pop("optimizer"), "KeyError: 'optimizer'"),
-        (lambda facts: facts["state"].pop("forget"), "KeyError: 'forget'"),
-        (lambda facts: facts["state"]["forget"].pop("heldout_began"), "KeyError: 'heldout_began'"),
+        (lambda facts: facts["state"]["loop"].pop("forget"), "KeyError: 'forget'"),
+        (lambda facts: facts["state"]["loop"]["forget"].pop("heldout_began"), "KeyError: 'heldout_began'"),
         (lambda facts: facts["state"]["position"].update(taken=0), "0 batches of a pass"),
-        (lambda facts: facts["state"]["progress"]["record"].update(steps=10**9), "1000000000 steps of 10 are taken"),
-        (lambda facts: facts["state"]["progress"].pop("record"), "KeyError: 'record'"),
-        (lambda facts: facts["state"].update(seconds=3), "is a damaged checkpoint: AttributeError"),
+        (lambda facts: facts["state"].update(step=10**9), "1000000000 steps of 10 are taken"),
+        (lambda facts: facts["state"]["loop"]["progress"].pop("record"), "KeyError: 'record'"),
+        (lambda facts: facts["state"]["loop"].update(seconds=3), "is a damaged checkpoint: AttributeError"),
+        (lambda facts: facts["state"].update(seconds="long"), "is a damaged checkpoint: ValueError"),
         (lambda facts: facts.pop("identity"), "KeyError: 'identity'"),
         (lambda facts: facts.pop("began"), "KeyError: 'began'"),
     ],
@@ -288,15 +289,15 @@ def test_a_tensor_that_is_missing_or_of_another_shape_is_refused(path: Path) -> 
     for name in (
         "began/torch",
         "state/model/parameters/0.weight",
-        "state/selection/indices/0",
-        "state/forget/generator",
+        "state/loop/selection/indices/0",
+        "state/loop/forget/generator",
     ):
         for tensors in (
             {key: value for key, value in held.items() if key != name},
             {**held, name: held[name][:-1].clone()},
         ):
             file.write(path, file.Contents(tensors, facts))
-            refused(path, "is a damaged checkpoint")
+            refused(path, "is a damaged checkpoint|other coordinates are selected than when .*run was written")
 
 
 def test_a_worker_that_lasts_and_draws_random_numbers_is_refused(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """Ways to unlearn, all called alike: this package's own, and those that it is compared with.
 
 ``fg.methods.<name>(model, forget_loader, retain_loader, *, ..., loss_fn=None, heldout_loader=None, seed=0,
-progress=False)`` changes the model in place and returns a :class:`fgunlearn.Result`: phases and their seconds, losses
-per epoch, what was selected and what has changed. Each method is written from its paper's definition; its docstring
-names the paper, and what is different here.
+progress=False, checkpoint=None)`` changes the model in place and returns a :class:`fgunlearn.Result`: phases and their
+seconds, losses per epoch, what was selected and what has changed. Each method is written from its paper's definition;
+its docstring names the paper, and what is different here.
 
 What holds for all of them:
 
@@ -14,6 +14,8 @@ What holds for all of them:
   but for methods that need labels or logits by definition: random_label, salun, scrub.
 - ``heldout_loader``, data never trained on, is for topk, randomk and random_topk, where their repair has a forget term:
   it tells which recipe fits, and how far to go. The others do not read it.
+- With a ``checkpoint``, a :class:`fgunlearn.Checkpoint`, a call that was killed goes on when it is made again: bit for
+  bit, and what comes before the first step is done again. ssd and fisher_forget take no steps, and write none.
 - A batch without samples takes no step. A pass is as many batches as the loader's length says, or if it has none as
   were counted; where fewer come, a warning says so.
 - The same seed and the same batches give the same model, as far as the model itself draws nothing (dropout).

@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 import math
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fgunlearn.arguments import check_count, check_number, check_seed
-from fgunlearn.batches import (
-    Loader,
-    LossFunction,
-    checked_loss,
-    count_batches,
-    cross_entropy,
-    device_of,
-    known_size,
-    one_pass,
-)
+from fgunlearn.batches import LossFunction, cross_entropy, device_of
 from fgunlearn.distributed.layout import is_dtensor
+from fgunlearn.methods.passes import Endless, Pass, Terms
 from fgunlearn.optim import SparseOptimizer
 from fgunlearn.parameters import trainable
 from fgunlearn.progress import bar
+from fgunlearn.resuming.file import Contents
+from fgunlearn.resuming.steps import Steps
 from fgunlearn.unlearning.changing import timed
 from fgunlearn.unlearning.result import DivergedError, Record, Result, check_finite
 from fgunlearn.unlearning.schedule import Schedule, check_schedule, learning_rate
+
+_LOSSES = ("retain_loss", "forget_loss")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,64 +79,6 @@ class Descent:
         return sgd
 
 
-@dataclass(frozen=True)
-class Terms:
-    """What one step minimises, ``loss``; how many samples it took (0 for batches that do not tell); and for the record
-    its parts on D_r and D_u.
-    """
-
-    loss: Tensor
-    samples: int
-    retain: Tensor | None = None
-    forget: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Pass:
-    """Once over a loader of ``batches`` batches, a step each, on what ``terms(batch, done)`` says.
-
-    ``argument`` is the loader's name in errors; ``done`` is the share of all steps of the descent taken before.
-    """
-
-    loader: Loader
-    argument: str
-    batches: int
-    terms: Callable[[Any, float], Terms]
-
-    @classmethod
-    def over(cls, loader: Loader, argument: str, terms: Callable[[Any, float], Terms]) -> Pass:
-        """Over all batches that the loader has.
-
-        Raises:
-            TypeError, ValueError: it can't be read again and again, or is empty.
-        """
-        return cls(loader, argument, count_batches(loader, argument), terms)
-
-    def read(self) -> Iterator[tuple[int, Any]]:
-        """The batches that have samples and their places; no more than were counted: the schedule ends there.
-
-        A warning says so if there are fewer.
-
-        Raises:
-            ValueError: there is none.
-        """
-        came = 0
-
-        def counted() -> Iterator[Any]:
-            nonlocal came
-            for batch in itertools.islice(self.loader, self.batches):
-                came += 1
-                yield batch
-
-        yield from one_pass(counted(), self.argument)
-        if came < self.batches:
-            warnings.warn(
-                f"{self.argument} gave {came} batches in a pass, but its length is {self.batches}: there are fewer "
-                "steps than its length promises",
-                stacklevel=4,
-            )
-
-
 def checked(model: nn.Module, loss_fn: LossFunction | None, seed: int, alone: str | None = None) -> LossFunction:
     """What every method checks: a model with parameters to train, and a seed. Returns the loss to use.
 
@@ -168,29 +104,79 @@ def checked(model: nn.Module, loss_fn: LossFunction | None, seed: int, alone: st
     return cross_entropy if loss_fn is None else loss_fn
 
 
-def retain_terms(model: nn.Module, loss_fn: LossFunction) -> Callable[[Any, float], Terms]:
-    """The plain loss on a batch of D_r."""
+@dataclass
+class Done:
+    """How far a descent has come.
 
-    def terms(batch: Any, done: float) -> Terms:
-        loss = checked_loss(loss_fn(model, batch))
-        return Terms(loss, known_size(batch) or 0, retain=loss)
-
-    return terms
-
-
-def endlessly(loader: Loader, argument: str) -> Iterator[Any]:
-    """The batches of the loader that have samples, again and again.
-
-    Raises:
-        ValueError: a pass had none; the loader is called ``argument``.
+    Attributes:
+        record: of the result.
+        epoch: whole epochs that are done.
+        passes: whole passes of this epoch that are done.
+        place: batches of this pass that came.
+        before: batches of the passes before it, as they were counted: the schedule's, whatever came of them.
+        sums: of this epoch's losses, by their names in the history.
+        counts: how many each is the sum of.
+        learning_rate: of the last step.
     """
-    while True:
-        for _, batch in one_pass(loader, argument):
-            yield batch
+
+    record: Record
+    epoch: int = 0
+    passes: int = 0
+    place: int = 0
+    before: int = 0
+    sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_LOSSES, 0.0))
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_LOSSES, 0))
+    learning_rate: float = 0.0
+
+    def add(self, terms: Terms) -> None:
+        """One more step."""
+        self.record.steps += 1
+        self.record.samples += terms.samples
+        self.record.forget_steps += terms.forget is not None
+        for part, loss in zip(_LOSSES, (terms.retain, terms.forget), strict=True):
+            if loss is not None:
+                self.sums[part] += float(loss.detach())
+                self.counts[part] += 1
+
+    def end_pass(self, batches: int) -> None:
+        """A pass of so many batches is done."""
+        self.before += batches
+        self.passes += 1
+        self.place = 0
+
+    def end_epoch(self) -> None:
+        """An epoch is done: its means are history."""
+        means = {part: self.sums[part] / count if count else None for part, count in self.counts.items()}
+        self.record.history.append(
+            {"epoch": len(self.record.history) + 1, **means, "learning_rate": self.learning_rate}
+        )
+        self.epoch += 1
+        self.passes = 0
+        self.sums, self.counts = dict.fromkeys(_LOSSES, 0.0), dict.fromkeys(_LOSSES, 0)
+
+    def contents(self) -> Contents:
+        """For a file."""
+        return Contents({}, dataclasses.asdict(self))
+
+    def load(self, saved: Contents) -> None:
+        """Goes to where a file says."""
+        with saved.well_formed():
+            facts = {**saved.facts}
+            for name, value in Record(**facts.pop("record")).__dict__.items():
+                setattr(self.record, name, value)
+            for name, value in Done(self.record, **facts).__dict__.items():
+                setattr(self, name, value)
 
 
 def descend(
-    result: Result, descent: Descent, epochs: Sequence[Sequence[Pass]], *, phase: str, progress: bool = False
+    result: Result,
+    descent: Descent,
+    epochs: Sequence[Sequence[Pass]],
+    *,
+    phase: str,
+    progress: bool = False,
+    steps: Steps | None = None,
+    beside: Endless | None = None,
 ) -> None:
     """Takes the steps, in train mode; only the result's selection moves, if it has one.
 
@@ -203,60 +189,56 @@ def descend(
         epochs: the passes of each epoch.
         phase: the name of this work in ``result.seconds``.
         progress: show a progress bar on a terminal.
+        steps: the call's checkpoints, if it writes some.
+        beside: what the terms read a batch of for each step, if anything.
 
     Raises:
         DivergedError: a loss or a parameter became NaN or infinite.
-        ValueError: a pass over a loader without a sample.
+        ValueError: a pass over a loader without a sample; a checkpoint that is damaged or of another call.
+        OSError: a checkpoint that can't be written.
     """
-    model, record = result.model, result.record
+    model = result.model
     parameters = trainable(model)
     total = sum(each.batches for passes in epochs for each in passes)
+    done, rest = Done(result.record), None
     with timed(result.seconds, phase, device_of(model)), bar(progress) as display:
         sgd = descent.optimizer(parameters.values())
         optimizer = sgd if result.selection is None else SparseOptimizer(sgd, result.selection, model=model)
         model.train()
-        task = display.add_task(phase, total=total)
-        before = 0  # batches of the passes before, as they were counted: the schedule's, whatever came of them
-        for passes in epochs:
-            means = _Means()
-            for each in passes:
-                for place, batch in each.read():
-                    done = (before + place) / total
-                    lr = learning_rate(descent.schedule, descent.lr, done + 0.5 / total, descent.warmup)
+        if steps is not None:
+            reading = {each.argument: each.loader for passes in epochs for each in passes}
+            other = None if beside is None else (beside.argument, beside.loader)
+            steps.begin(optimizer, result.selection, total, reading, other)
+            if steps.found is not None:
+                done.load(steps.found)
+            rest, rest_beside = steps.rest()
+            if beside is not None:
+                beside.read(steps.counted(beside.argument), rest_beside)
+        task = display.add_task(phase, total=total, completed=done.before + done.place)
+        for passes in epochs[done.epoch :]:
+            for each in passes[done.passes :]:
+                counted = None if steps is None else steps.counted(each.argument)
+                for place, batch in each.read(counted, rest, done.place):
+                    share = (done.before + place) / total
+                    lr = learning_rate(descent.schedule, descent.lr, share + 0.5 / total, descent.warmup)
                     for group in optimizer.param_groups:
                         group["lr"] = lr
                     optimizer.zero_grad(set_to_none=True)
-                    terms = each.terms(batch, done)
-                    _check_finite(float(terms.loss.detach()), record.steps, descent)
+                    terms = each.terms(batch, share)
+                    _check_finite(float(terms.loss.detach()), done.record.steps, descent)
                     terms.loss.backward()
                     optimizer.step()
-                    means.add(terms, record)
-                    display.update(task, completed=before + place + 1)
-                before += each.batches
-            record.history.append(
-                {"epoch": len(record.history) + 1, **means.row(), "learning_rate": optimizer.param_groups[0]["lr"]}
-            )
+                    done.learning_rate, done.place = lr, place + 1
+                    done.add(terms)
+                    display.update(task, completed=done.before + done.place)
+                    if steps is not None:
+                        steps.after_step(done.record.steps, done.contents)
+                rest = None
+                done.end_pass(each.batches)
+            done.end_epoch()
         check_finite(parameters, f"lower lr ({descent.lr})")
-
-
-class _Means:
-    """The mean losses of an epoch."""
-
-    def __init__(self) -> None:
-        self._sums = {"retain_loss": 0.0, "forget_loss": 0.0}
-        self._counts = dict.fromkeys(self._sums, 0)
-
-    def add(self, terms: Terms, record: Record) -> None:
-        record.steps += 1
-        record.samples += terms.samples
-        record.forget_steps += terms.forget is not None
-        for part, loss in (("retain_loss", terms.retain), ("forget_loss", terms.forget)):
-            if loss is not None:
-                self._sums[part] += float(loss.detach())
-                self._counts[part] += 1
-
-    def row(self) -> dict[str, float | None]:
-        return {part: self._sums[part] / count if count else None for part, count in self._counts.items()}
+    if steps is not None:
+        result.seconds[phase] += steps.seconds
 
 
 def _check_finite(loss: float, step: int, descent: Descent) -> None:

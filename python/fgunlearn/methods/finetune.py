@@ -5,7 +5,10 @@ from __future__ import annotations
 from torch import nn
 
 from fgunlearn.batches import Loader, LossFunction
-from fgunlearn.methods.descent import Descent, Pass, checked, descend, retain_terms
+from fgunlearn.methods.descent import Descent, checked, descend
+from fgunlearn.methods.passes import Pass, retain_terms
+from fgunlearn.methods.resumable import resumable
+from fgunlearn.resuming import Checkpoint
 from fgunlearn.unlearning.changing import changing
 from fgunlearn.unlearning.result import Result
 from fgunlearn.unlearning.schedule import Schedule
@@ -26,6 +29,7 @@ def finetune(
     heldout_loader: Loader | None = None,
     seed: int = 0,
     progress: bool = False,
+    checkpoint: Checkpoint | None = None,
 ) -> Result:
     """A few epochs of SGD on D_r over all parameters; D_u is not looked at.
 
@@ -46,6 +50,7 @@ def finetune(
         heldout_loader: not read.
         seed: nothing is drawn.
         progress: show a progress bar on a terminal.
+        checkpoint: see :mod:`fgunlearn.methods`.
 
     Raises:
         TypeError, ValueError: what is wrong with which argument; it diverged.
@@ -54,7 +59,8 @@ def finetune(
         epochs=epochs, lr=lr, momentum=momentum, weight_decay=weight_decay, schedule=schedule, warmup=warmup
     )
     loss_fn = checked(model, loss_fn, seed, "finetune")
-    rehearsal = Pass.over(retain_loader, "retain_loader", retain_terms(model, loss_fn))
-    with changing(model) as result:
-        descend(result, descent, [[rehearsal]] * epochs, phase="finetune", progress=progress)
+    with resumable(checkpoint, "finetune", model, descent, retain_loader=retain_loader, loss_fn=loss_fn) as steps:
+        rehearsal = Pass.over(retain_loader, "retain_loader", retain_terms(model, loss_fn))
+        with changing(model) as result:
+            descend(result, descent, [[rehearsal]] * epochs, phase="finetune", progress=progress, steps=steps)
     return result

@@ -12,6 +12,7 @@ from fgunlearn.methods.descent import checked
 from fgunlearn.ops.perturb import GAUSSIAN_STREAM
 from fgunlearn.ops.select import index_dtype
 from fgunlearn.parameters import trainable
+from fgunlearn.resuming.checkpoint import Checkpoint, check_checkpoint
 from fgunlearn.selection.scores import accumulate_sums, refuse_nonfinite
 from fgunlearn.unlearning.changing import changing, timed
 from fgunlearn.unlearning.result import Result
@@ -28,6 +29,7 @@ def fisher_forget(
     heldout_loader: Loader | None = None,
     seed: int = 0,
     progress: bool = False,
+    checkpoint: Checkpoint | None = None,
 ) -> Result:
     """``theta_i += min(strength * F_r,i^(-1/4), max_std * rms(tensor)) * z_i`` with z_i ~ N(0, 1).
 
@@ -50,6 +52,7 @@ def fisher_forget(
         heldout_loader: not read.
         seed: of the noise, which is a function of seed and global index alone.
         progress: show a progress bar on a terminal.
+        checkpoint: see :mod:`fgunlearn.methods`.
 
     Raises:
         TypeError, ValueError: what is wrong with which argument; a NaN or infinite importance.
@@ -57,6 +60,8 @@ def fisher_forget(
     check_number(strength, "strength", low=0.0, above=True)
     check_number(max_std, "max_std", low=0.0, above=True)
     loss_fn = checked(model, loss_fn, seed, "fisher_forget")
+    if checkpoint is not None:
+        check_checkpoint(checkpoint)
     count_batches(retain_loader, "retain_loader")
     with changing(model) as result:
         parameters = trainable(model)

@@ -7,7 +7,10 @@ from typing import Any
 from torch import nn
 
 from fgunlearn.batches import Loader, LossFunction, checked_loss, known_size
-from fgunlearn.methods.descent import Descent, Pass, Terms, checked, descend
+from fgunlearn.methods.descent import Descent, checked, descend
+from fgunlearn.methods.passes import Pass, Terms
+from fgunlearn.methods.resumable import resumable
+from fgunlearn.resuming import Checkpoint
 from fgunlearn.unlearning.changing import changing
 from fgunlearn.unlearning.result import Result
 from fgunlearn.unlearning.schedule import Schedule
@@ -28,6 +31,7 @@ def gradient_ascent(
     heldout_loader: Loader | None = None,
     seed: int = 0,
     progress: bool = False,
+    checkpoint: Checkpoint | None = None,
 ) -> Result:
     """SGD up the loss of D_u over all parameters; D_r is not looked at, so it soon suffers too.
 
@@ -48,6 +52,7 @@ def gradient_ascent(
         heldout_loader: not read.
         seed: nothing is drawn.
         progress: show a progress bar on a terminal.
+        checkpoint: see :mod:`fgunlearn.methods`.
 
     Raises:
         TypeError, ValueError: what is wrong with which argument; it diverged.
@@ -61,7 +66,8 @@ def gradient_ascent(
         loss = -checked_loss(of(model, batch))
         return Terms(loss, known_size(batch) or 0, forget=loss)
 
-    ascent = Pass.over(forget_loader, "forget_loader", climb)
-    with changing(model) as result:
-        descend(result, descent, [[ascent]] * epochs, phase="ascent", progress=progress)
+    with resumable(checkpoint, "gradient_ascent", model, descent, forget_loader=forget_loader, loss_fn=of) as steps:
+        ascent = Pass.over(forget_loader, "forget_loader", climb)
+        with changing(model) as result:
+            descend(result, descent, [[ascent]] * epochs, phase="ascent", progress=progress, steps=steps)
     return result

@@ -9,8 +9,11 @@ from torch import nn
 
 from fgunlearn.arguments import check_number
 from fgunlearn.batches import Loader, LossFunction, checked_loss, known_size
-from fgunlearn.methods.descent import Descent, Pass, Terms, checked, descend
+from fgunlearn.methods.descent import Descent, checked, descend
+from fgunlearn.methods.passes import Pass, Terms
+from fgunlearn.methods.resumable import resumable
 from fgunlearn.parameters import trainable
+from fgunlearn.resuming import Checkpoint
 from fgunlearn.unlearning.changing import changing
 from fgunlearn.unlearning.result import Result
 from fgunlearn.unlearning.schedule import Schedule
@@ -32,6 +35,7 @@ def l1_sparse(
     heldout_loader: Loader | None = None,
     seed: int = 0,
     progress: bool = False,
+    checkpoint: Checkpoint | None = None,
 ) -> Result:
     r"""SGD on ``loss(D_r) + gamma_t * sum_i |theta_i|`` over all parameters; D_u is not looked at.
 
@@ -55,6 +59,7 @@ def l1_sparse(
         heldout_loader: not read.
         seed: nothing is drawn.
         progress: show a progress bar on a terminal.
+        checkpoint: see :mod:`fgunlearn.methods`.
 
     Raises:
         TypeError, ValueError: what is wrong with which argument; it diverged.
@@ -74,7 +79,10 @@ def l1_sparse(
         penalty = torch.stack([torch.linalg.vector_norm(p, 1, dtype=wide) for p in parameters]).sum()
         return Terms(retain + gamma * (1.0 - done) * penalty, known_size(batch) or 0, retain=retain)
 
-    fading = Pass.over(retain_loader, "retain_loader", penalised)
-    with changing(model) as result:
-        descend(result, descent, [[fading]] * epochs, phase="finetune", progress=progress)
+    with resumable(
+        checkpoint, "l1_sparse", model, descent, retain_loader=retain_loader, loss_fn=of, options={"gamma": gamma}
+    ) as steps:
+        fading = Pass.over(retain_loader, "retain_loader", penalised)
+        with changing(model) as result:
+            descend(result, descent, [[fading]] * epochs, phase="finetune", progress=progress, steps=steps)
     return result

@@ -8,7 +8,10 @@ from torch import nn
 
 from fgunlearn.arguments import check_number
 from fgunlearn.batches import Loader, LossFunction, checked_loss, count_batches, known_size
-from fgunlearn.methods.descent import Descent, Pass, Terms, checked, descend, endlessly
+from fgunlearn.methods.descent import Descent, checked, descend
+from fgunlearn.methods.passes import Endless, Pass, Terms
+from fgunlearn.methods.resumable import resumable
+from fgunlearn.resuming import Checkpoint
 from fgunlearn.unlearning.changing import changing
 from fgunlearn.unlearning.result import Result
 from fgunlearn.unlearning.schedule import Schedule
@@ -30,6 +33,7 @@ def neggrad_plus(
     heldout_loader: Loader | None = None,
     seed: int = 0,
     progress: bool = False,
+    checkpoint: Checkpoint | None = None,
 ) -> Result:
     """SGD on ``beta * loss(D_r) - (1 - beta) * loss(D_u)`` over all parameters.
 
@@ -53,6 +57,7 @@ def neggrad_plus(
         heldout_loader: not read.
         seed: nothing is drawn.
         progress: show a progress bar on a terminal.
+        checkpoint: see :mod:`fgunlearn.methods`.
 
     Raises:
         TypeError, ValueError: what is wrong with which argument; it diverged.
@@ -62,8 +67,7 @@ def neggrad_plus(
         epochs=epochs, lr=lr, momentum=momentum, weight_decay=weight_decay, schedule=schedule, warmup=warmup
     )
     of = checked(model, loss_fn, seed, "neggrad_plus")
-    count_batches(forget_loader, "forget_loader")
-    gone = endlessly(forget_loader, "forget_loader")
+    gone = Endless(forget_loader, "forget_loader")
 
     def both(batch: Any, done: float) -> Terms:
         other = next(gone)
@@ -71,7 +75,19 @@ def neggrad_plus(
         samples = (known_size(batch) or 0) + (known_size(other) or 0)
         return Terms(beta * retain + (1.0 - beta) * forget, samples, retain, forget)
 
-    joint = Pass.over(retain_loader, "retain_loader", both)
-    with changing(model) as result:
-        descend(result, descent, [[joint]] * epochs, phase="neggrad", progress=progress)
+    with resumable(
+        checkpoint,
+        "neggrad_plus",
+        model,
+        descent,
+        forget_loader=forget_loader,
+        retain_loader=retain_loader,
+        loss_fn=of,
+        options={"beta": beta},
+    ) as steps:
+        count_batches(forget_loader, "forget_loader")
+        joint = Pass.over(retain_loader, "retain_loader", both)
+        with changing(model) as result:
+            plan = [[joint]] * epochs
+            descend(result, descent, plan, phase="neggrad", progress=progress, steps=steps, beside=gone)
     return result

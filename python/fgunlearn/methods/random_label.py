@@ -8,8 +8,11 @@ from typing import Any
 from torch import nn
 
 from fgunlearn.batches import Loader, LossFunction, checked_loss, count_batches, device_of, known_size
-from fgunlearn.methods.descent import Descent, Pass, Terms, checked, descend, retain_terms
+from fgunlearn.methods.descent import Descent, checked, descend
+from fgunlearn.methods.passes import Pass, Terms, retain_terms
+from fgunlearn.methods.resumable import resumable
 from fgunlearn.methods.wrong_labels import with_wrong_labels
+from fgunlearn.resuming import Checkpoint
 from fgunlearn.unlearning.changing import changing, timed
 from fgunlearn.unlearning.result import Result
 from fgunlearn.unlearning.schedule import Schedule
@@ -30,6 +33,7 @@ def random_label(
     heldout_loader: Loader | None = None,
     seed: int = 0,
     progress: bool = False,
+    checkpoint: Checkpoint | None = None,
 ) -> Result:
     """SGD over all parameters; in each epoch once over D_u with wrong labels, then once over D_r.
 
@@ -53,6 +57,7 @@ def random_label(
         heldout_loader: not read.
         seed: of the wrong labels.
         progress: show a progress bar on a terminal.
+        checkpoint: see :mod:`fgunlearn.methods`.
 
     Raises:
         TypeError, ValueError: what is wrong with which argument; D_u's batches are not ``(x, y)``; it diverged.
@@ -61,13 +66,23 @@ def random_label(
         epochs=epochs, lr=lr, momentum=momentum, weight_decay=weight_decay, schedule=schedule, warmup=warmup
     )
     loss_fn = checked(model, loss_fn, seed, "random_label")
-    count_batches(forget_loader, "forget_loader")
-    retain = Pass.over(retain_loader, "retain_loader", retain_terms(model, loss_fn))
-    with changing(model) as result:
-        with timed(result.seconds, "relabel", device_of(model)):
-            wrong = with_wrong_labels(model, forget_loader, seed, "random_label")
-        forget = Pass.over(wrong, "forget_loader", forget_terms(model, loss_fn))
-        descend(result, descent, [[forget, retain]] * epochs, phase="finetune", progress=progress)
+    with resumable(
+        checkpoint,
+        "random_label",
+        model,
+        descent,
+        forget_loader=forget_loader,
+        retain_loader=retain_loader,
+        loss_fn=loss_fn,
+        options={"seed": seed},
+    ) as steps:
+        count_batches(forget_loader, "forget_loader")
+        retain = Pass.over(retain_loader, "retain_loader", retain_terms(model, loss_fn))
+        with changing(model) as result:
+            with timed(result.seconds, "relabel", device_of(model)):
+                wrong = with_wrong_labels(model, forget_loader, seed, "random_label")
+            forget = Pass.over(wrong, "forget_loader", forget_terms(model, loss_fn))
+            descend(result, descent, [[forget, retain]] * epochs, phase="finetune", progress=progress, steps=steps)
     return result
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from fgunlearn.batches import Loader, LossFunction
 from fgunlearn.methods.selective import SCORE, unlearn_by
 from fgunlearn.perturb import Perturbation
+from fgunlearn.resuming import Checkpoint
 from fgunlearn.selection import RandomTopK, Scope, ScoreKind
 from fgunlearn.selection.streaming import Memory
 from fgunlearn.unlearning import Repair
@@ -33,6 +34,7 @@ def random_topk(
     heldout_loader: Loader | None = None,
     seed: int = 0,
     progress: bool = False,
+    checkpoint: Checkpoint | None = None,
 ) -> Result:
     """:func:`fgunlearn.unlearn` on floor(top_share * k) coordinates by score and the rest drawn uniformly.
 
@@ -64,6 +66,7 @@ def random_topk(
             default with a ``loss_fn``.
         seed: of the coordinates that are drawn; and of the repair where none is given.
         progress: show progress bars on a terminal.
+        checkpoint: see :mod:`fgunlearn.methods`.
 
     Raises:
         TypeError, ValueError: what is wrong with which argument; it diverged.
@@ -83,4 +86,5 @@ def random_topk(
         progress=progress,
         memory=memory,
         memory_budget=memory_budget,
+        checkpoint=checkpoint,
     )

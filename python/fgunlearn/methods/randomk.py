@@ -9,6 +9,7 @@ from torch import nn
 from fgunlearn.batches import Loader, LossFunction
 from fgunlearn.methods.selective import unlearn_by
 from fgunlearn.perturb import Perturbation
+from fgunlearn.resuming import Checkpoint
 from fgunlearn.selection import RandomK, Scope
 from fgunlearn.unlearning import Repair
 from fgunlearn.unlearning.result import Result
@@ -28,6 +29,7 @@ def randomk(
     heldout_loader: Loader | None = None,
     seed: int = 0,
     progress: bool = False,
+    checkpoint: Checkpoint | None = None,
 ) -> Result:
     """:func:`fgunlearn.unlearn` on k coordinates drawn uniformly: no score, so nothing to compute.
 
@@ -55,6 +57,7 @@ def randomk(
             default with a ``loss_fn``.
         seed: of the coordinates; and of the repair where none is given.
         progress: show progress bars on a terminal.
+        checkpoint: see :mod:`fgunlearn.methods`.
 
     Raises:
         TypeError, ValueError: what is wrong with which argument; it diverged.
@@ -72,4 +75,5 @@ def randomk(
         heldout_loader=heldout_loader,
         seed=seed,
         progress=progress,
+        checkpoint=checkpoint,
     )

@@ -8,9 +8,13 @@ import torch
 from torch import nn
 
 from fgunlearn.batches import Loader, LossFunction, device_of
-from fgunlearn.methods.descent import Descent, Pass, checked, descend, retain_terms
+from fgunlearn.methods.descent import Descent, checked, descend
 from fgunlearn.methods.fresh import fresh
+from fgunlearn.methods.passes import Pass, retain_terms
+from fgunlearn.methods.resumable import resumable
 from fgunlearn.parameters import trainable
+from fgunlearn.resuming import Checkpoint
+from fgunlearn.resuming.identity import name_of
 from fgunlearn.unlearning.changing import changing, timed
 from fgunlearn.unlearning.result import Result
 from fgunlearn.unlearning.schedule import Schedule
@@ -33,6 +37,7 @@ def retrain(
     heldout_loader: Loader | None = None,
     seed: int = 0,
     progress: bool = False,
+    checkpoint: Checkpoint | None = None,
 ) -> Result:
     """Trains the model from scratch on D_r: fresh weights and statistics, then SGD.
 
@@ -56,6 +61,7 @@ def retrain(
         heldout_loader: not read.
         seed: of the fresh weights, drawn from torch's CPU generator, which afterwards goes on where it was.
         progress: show a progress bar on a terminal.
+        checkpoint: see :mod:`fgunlearn.methods`.
 
     Raises:
         TypeError, ValueError: what is wrong with which argument; a layer without ``reset_parameters``; it diverged.
@@ -70,13 +76,17 @@ def retrain(
         warmup=warmup,
     )
     loss_fn = checked(model, loss_fn, seed, "retrain")
-    training = Pass.over(retain_loader, "retain_loader", retain_terms(model, loss_fn))
-    with changing(model) as result:
-        with timed(result.seconds, "initialise", device_of(model)), torch.no_grad():
-            start = fresh(model, new_model, seed)
-            for name, parameter in trainable(model).items():
-                parameter.copy_(start.parameters[name])
-            for name, buffer in model.named_buffers():
-                buffer.copy_(start.buffers[name])
-        descend(result, descent, [[training]] * epochs, phase="train", progress=progress)
+    options = {"seed": seed, "new_model": None if new_model is None else name_of(new_model)}
+    with resumable(
+        checkpoint, "retrain", model, descent, retain_loader=retain_loader, loss_fn=loss_fn, options=options
+    ) as steps:
+        training = Pass.over(retain_loader, "retain_loader", retain_terms(model, loss_fn))
+        with changing(model) as result:
+            with timed(result.seconds, "initialise", device_of(model)), torch.no_grad():
+                start = fresh(model, new_model, seed)
+                for name, parameter in trainable(model).items():
+                    parameter.copy_(start.parameters[name])
+                for name, buffer in model.named_buffers():
+                    buffer.copy_(start.buffers[name])
+            descend(result, descent, [[training]] * epochs, phase="train", progress=progress, steps=steps)
     return result

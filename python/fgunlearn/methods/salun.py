@@ -5,9 +5,12 @@ from __future__ import annotations
 from torch import nn
 
 from fgunlearn.batches import Loader, LossFunction, count_batches, device_of
-from fgunlearn.methods.descent import Descent, Pass, checked, descend, retain_terms
+from fgunlearn.methods.descent import Descent, checked, descend
+from fgunlearn.methods.passes import Pass, retain_terms
 from fgunlearn.methods.random_label import forget_terms
+from fgunlearn.methods.resumable import resumable
 from fgunlearn.methods.wrong_labels import with_wrong_labels
+from fgunlearn.resuming import Checkpoint
 from fgunlearn.selection import TopK, select
 from fgunlearn.unlearning.changing import changing, timed
 from fgunlearn.unlearning.result import Result
@@ -30,6 +33,7 @@ def salun(
     heldout_loader: Loader | None = None,
     seed: int = 0,
     progress: bool = False,
+    checkpoint: Checkpoint | None = None,
 ) -> Result:
     r"""Random labels on a saliency mask: the coordinates with the largest \|gradient of the loss of D_u\|.
 
@@ -54,6 +58,7 @@ def salun(
         heldout_loader: not read.
         seed: of the wrong labels.
         progress: show a progress bar on a terminal.
+        checkpoint: see :mod:`fgunlearn.methods`.
 
     Raises:
         TypeError, ValueError: what is wrong with which argument; D_u's batches are not ``(x, y)``; it diverged.
@@ -63,15 +68,25 @@ def salun(
         epochs=epochs, lr=lr, momentum=momentum, weight_decay=weight_decay, schedule=schedule, warmup=warmup
     )
     loss_fn = checked(model, loss_fn, seed, "salun")
-    count_batches(forget_loader, "forget_loader")
-    retain = Pass.over(retain_loader, "retain_loader", retain_terms(model, loss_fn))
-    seconds: dict[str, float] = {}
-    with timed(seconds, "select", device_of(model)):
-        selection = select(model, forget_loader, loss_fn, strategy, progress=progress)
-    with changing(model, selection) as result:
-        result.seconds.update(seconds)
-        with timed(result.seconds, "relabel", device_of(model)):
-            wrong = with_wrong_labels(model, forget_loader, seed, "salun")
-        forget = Pass.over(wrong, "forget_loader", forget_terms(model, loss_fn))
-        descend(result, descent, [[forget, retain]] * epochs, phase="finetune", progress=progress)
+    with resumable(
+        checkpoint,
+        "salun",
+        model,
+        descent,
+        forget_loader=forget_loader,
+        retain_loader=retain_loader,
+        loss_fn=loss_fn,
+        options={"ratio": ratio, "seed": seed},
+    ) as steps:
+        count_batches(forget_loader, "forget_loader")
+        retain = Pass.over(retain_loader, "retain_loader", retain_terms(model, loss_fn))
+        seconds: dict[str, float] = {}
+        with timed(seconds, "select", device_of(model)):
+            selection = select(model, forget_loader, loss_fn, strategy, progress=progress)
+        with changing(model, selection) as result:
+            result.seconds.update(seconds)
+            with timed(result.seconds, "relabel", device_of(model)):
+                wrong = with_wrong_labels(model, forget_loader, seed, "salun")
+            forget = Pass.over(wrong, "forget_loader", forget_terms(model, loss_fn))
+            descend(result, descent, [[forget, retain]] * epochs, phase="finetune", progress=progress, steps=steps)
     return result

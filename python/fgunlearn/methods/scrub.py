@@ -11,8 +11,11 @@ from torch.nn import functional as F
 
 from fgunlearn.arguments import check_count, check_number
 from fgunlearn.batches import Loader, LossFunction, checked_loss, device_of, moved
-from fgunlearn.methods.descent import Descent, Pass, Terms, checked, descend
+from fgunlearn.methods.descent import Descent, checked, descend
+from fgunlearn.methods.passes import Pass, Terms
+from fgunlearn.methods.resumable import resumable
 from fgunlearn.methods.wrong_labels import labelled
+from fgunlearn.resuming import Checkpoint
 from fgunlearn.unlearning.changing import changing, timed
 from fgunlearn.unlearning.result import Result
 from fgunlearn.unlearning.schedule import Schedule
@@ -37,6 +40,7 @@ def scrub(
     heldout_loader: Loader | None = None,
     seed: int = 0,
     progress: bool = False,
+    checkpoint: Checkpoint | None = None,
 ) -> Result:
     """Away from the source model on D_u, close to it and to the labels on D_r.
 
@@ -66,6 +70,7 @@ def scrub(
         heldout_loader: not read.
         seed: nothing is drawn.
         progress: show a progress bar on a terminal.
+        checkpoint: see :mod:`fgunlearn.methods`.
 
     Raises:
         TypeError, ValueError: what is wrong with which argument; batches that are not ``(x, y)``; a model that does not
@@ -82,7 +87,19 @@ def scrub(
     check_number(temperature, "temperature", low=0.0, above=True)
     checked(model, loss_fn, seed, "scrub")
     device = device_of(model)
-    with changing(model) as result:
+    with (
+        resumable(
+            checkpoint,
+            "scrub",
+            model,
+            descent,
+            forget_loader=forget_loader,
+            retain_loader=retain_loader,
+            loss_fn=loss_fn,
+            options={"max_epochs": max_epochs, "alpha": alpha, "gamma": gamma, "temperature": temperature},
+        ) as steps,
+        changing(model) as result,
+    ):
         with timed(result.seconds, "teacher", device):
             teacher = copy.deepcopy(model).eval().requires_grad_(False)
 
@@ -108,7 +125,7 @@ def scrub(
         maximise = Pass.over(forget_loader, "forget_loader", disobey)
         minimise = Pass.over(retain_loader, "retain_loader", obey)
         plan = [[maximise, minimise]] * max_epochs + [[minimise]] * (epochs - max_epochs)
-        descend(result, descent, plan, phase="scrub", progress=progress)
+        descend(result, descent, plan, phase="scrub", progress=progress, steps=steps)
     return result
 
 

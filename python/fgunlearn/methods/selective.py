@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import nn
 
 from fgunlearn.arguments import check_choice
-from fgunlearn.batches import Loader, LossFunction, count_batches, device_of, known_size, without_samples
+from fgunlearn.batches import (
+    Loader,
+    LossFunction,
+    check_read_again,
+    count_batches,
+    device_of,
+    known_size,
+    without_samples,
+)
 from fgunlearn.distributed.processes import processes_of
 from fgunlearn.methods.descent import checked
 from fgunlearn.metrics.outputs import Outputs
+from fgunlearn.parameters import trainable
 from fgunlearn.perturb import Perturbation, Shrink
+from fgunlearn.resuming import Checkpoint
 from fgunlearn.selection import ScoreKind, Strategy
 from fgunlearn.selection.choose import check_memory
 from fgunlearn.selection.streaming import Memory
-from fgunlearn.unlearning import Repair, unlearn
+from fgunlearn.unlearning import Repair
 from fgunlearn.unlearning.changing import timed
 from fgunlearn.unlearning.result import Result
-from fgunlearn.unlearning.unlearn import check_options
+from fgunlearn.unlearning.unlearn import Options, check_options, run
 
 SCORE: ScoreKind = "fisher_ratio"
 
@@ -119,6 +129,7 @@ def unlearn_by(
     progress: bool,
     memory: Memory = "dense",
     memory_budget: int | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Result:
     """:func:`fgunlearn.unlearn` with the strategy for a ratio, and for what is left open the recipe that fits the loss.
 
@@ -129,46 +140,53 @@ def unlearn_by(
     recipe = FORGET_TERM if loss_fn is None else PERTURB_REPAIR
     if isinstance(perturb, str):
         check_choice(perturb, ("default",), "perturb")
-    strategy = strategy_of(recipe.ratio if ratio is None and k is None else ratio)
-    parameters = check_options(
-        model,
-        strategy,
-        recipe.perturb if isinstance(perturb, str) else perturb,
-        recipe.repair if repair is None else repair,
-    )
-    check_memory(memory, memory_budget, strategy)
+
+    def options(recipe: Recipe) -> Options:
+        return Options(
+            strategy_of(recipe.ratio if ratio is None and k is None else ratio),
+            recipe.perturb if isinstance(perturb, str) else perturb,
+            replace(recipe.repair, seed=seed) if repair is None else repair,
+        )
+
+    parameters = trainable(model)
+    # Sharded models have no forget term to choose: unlearn refuses both of these.
+    sharded = processes_of({f"parameter {name!r}": p for name, p in parameters.items()}) is not None
+    seconds: dict[str, float] = {}
+
+    def choose(forget_batches: Sequence[Any]) -> Options:
+        fitting = recipe
+        if recipe is FORGET_TERM and not sharded:
+            with timed(seconds, "recipe", device_of(model)):
+                fitting = recipe_for(model, retain_loader, heldout_loader)
+        chosen = options(fitting)
+        if chosen.repair.forget != "none":
+            size = next((known_size(batch) for batch in forget_batches if not without_samples(batch)), None)
+            forget_batch = max(1, (size or 1) // fitting.forget_part)
+            chosen = replace(chosen, repair=replace(chosen.repair, forget_batch=forget_batch))
+        return chosen
+
+    initial = options(recipe)
+    check_options(model, initial.strategy, initial.perturb, initial.repair)
+    check_memory(memory, memory_budget, initial.strategy)
     if loss_fn is not None and repair is None and heldout_loader is not None:
         warnings.warn(
             "heldout_loader is not read: with a loss_fn the default repair has no forget term that it could stop; give "
             "repair=Repair(forget='ascent', ...) for one",
             stacklevel=3,
         )
-    count_batches(forget_loader, "forget_loader")
-    forget_batches = list(forget_loader)
-    count_batches(forget_batches, "forget_loader")
-    seconds: dict[str, float] = {}
-    if repair is None:
-        # Sharded models have no forget term to choose: unlearn refuses both of these.
-        if recipe is FORGET_TERM and processes_of({f"parameter {name!r}": p for name, p in parameters.items()}) is None:
-            with timed(seconds, "recipe", device_of(model)):
-                recipe = recipe_for(model, retain_loader, heldout_loader)
-            strategy = strategy_of(recipe.ratio if ratio is None and k is None else ratio)
-        repair = replace(recipe.repair, seed=seed)
-        if repair.forget != "none":
-            size = next((known_size(batch) for batch in forget_batches if not without_samples(batch)), None)
-            repair = replace(repair, forget_batch=max(1, (size or 1) // recipe.forget_part))
-    result = unlearn(
+    check_read_again(forget_loader, "forget_loader")
+    result = run(
         model,
-        forget_batches,
+        forget_loader,
         retain_loader,
+        initial,
         loss_fn=loss_fn,
-        strategy=strategy,
-        perturb=recipe.perturb if isinstance(perturb, str) else perturb,
-        repair=repair,
         heldout_loader=heldout_loader,
         progress=progress,
         memory=memory,
         memory_budget=memory_budget,
+        checkpoint=checkpoint,
+        choose=choose if repair is None else None,
     )
     result.seconds.update(seconds)
     return result

@@ -12,6 +12,7 @@ from fgunlearn.arguments import check_number
 from fgunlearn.batches import Loader, LossFunction, count_batches, device_of, evaluation_mode
 from fgunlearn.methods.descent import checked
 from fgunlearn.parameters import shapes_of, trainable
+from fgunlearn.resuming.checkpoint import Checkpoint, check_checkpoint
 from fgunlearn.selection import Selection
 from fgunlearn.selection.scores import accumulate_sums, refuse_nonfinite
 from fgunlearn.unlearning.changing import changing, timed
@@ -29,6 +30,7 @@ def ssd(
     heldout_loader: Loader | None = None,
     seed: int = 0,
     progress: bool = False,
+    checkpoint: Checkpoint | None = None,
 ) -> Result:
     """Selective synaptic dampening: ``theta_i *= min(lambda_ * F_i / F_u,i, 1)`` where ``F_u,i > alpha * F_i``.
 
@@ -53,6 +55,7 @@ def ssd(
         heldout_loader: not read.
         seed: nothing is drawn.
         progress: show a progress bar on a terminal.
+        checkpoint: see :mod:`fgunlearn.methods`.
 
     Raises:
         TypeError, ValueError: what is wrong with which argument; a NaN or infinite importance.
@@ -60,6 +63,8 @@ def ssd(
     check_number(alpha, "alpha", low=0.0)
     check_number(lambda_, "lambda_", low=0.0)
     loss_fn = checked(model, loss_fn, seed, "ssd")
+    if checkpoint is not None:
+        check_checkpoint(checkpoint)
     count_batches(forget_loader, "forget_loader")
     count_batches(retain_loader, "retain_loader")
     parameters = trainable(model)

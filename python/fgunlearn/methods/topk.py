@@ -9,6 +9,7 @@ from torch import nn
 from fgunlearn.batches import Loader, LossFunction
 from fgunlearn.methods.selective import SCORE, unlearn_by
 from fgunlearn.perturb import Perturbation
+from fgunlearn.resuming import Checkpoint
 from fgunlearn.selection import Scope, ScoreKind, TopK
 from fgunlearn.selection.streaming import Memory
 from fgunlearn.unlearning import Repair
@@ -32,6 +33,7 @@ def topk(
     heldout_loader: Loader | None = None,
     seed: int = 0,
     progress: bool = False,
+    checkpoint: Checkpoint | None = None,
 ) -> Result:
     """:func:`fgunlearn.unlearn` on the k coordinates with the largest score for D_u.
 
@@ -62,6 +64,7 @@ def topk(
             default with a ``loss_fn``.
         seed: no coordinate is drawn; and of the repair where none is given.
         progress: show progress bars on a terminal.
+        checkpoint: see :mod:`fgunlearn.methods`.
 
     Raises:
         TypeError, ValueError: what is wrong with which argument; it diverged.
@@ -81,4 +84,5 @@ def topk(
         progress=progress,
         memory=memory,
         memory_budget=memory_budget,
+        checkpoint=checkpoint,
     )

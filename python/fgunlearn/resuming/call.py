@@ -12,7 +12,7 @@ import torch
 
 from fgunlearn import ops
 from fgunlearn.batches import Loader
-from fgunlearn.resuming.checkpoint import Checkpoint
+from fgunlearn.resuming.checkpoint import Checkpoint, check_checkpoint
 from fgunlearn.resuming.claim import Claim
 from fgunlearn.resuming.file import Contents, read, remove, remove_unfinished, write
 from fgunlearn.resuming.identity import Identity, difference
@@ -35,10 +35,7 @@ class Call:
     """
 
     def __init__(self, checkpoint: Checkpoint, kind: str, loaders: Sequence[Loader | None]) -> None:
-        if not isinstance(checkpoint, Checkpoint):
-            raise TypeError(f"checkpoint must be a Checkpoint or None, got {checkpoint!r}")
-        checkpoint.check()
-        self._checkpoint, self._kind, self._loaders = checkpoint, kind, loaders
+        self._checkpoint, self._kind, self._loaders = check_checkpoint(checkpoint), kind, loaders
         self._path = Path(checkpoint.path)
         self._identity: Identity = {}
         self._claim = Claim(self._path)

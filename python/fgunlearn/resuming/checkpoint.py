@@ -79,3 +79,16 @@ class Checkpoint:
             raise ValueError(f"checkpoint: {path} is a folder")
         if not os.access(path.parent, os.W_OK):
             raise ValueError(f"checkpoint: the folder {path.parent} can't be written")
+
+
+def check_checkpoint(checkpoint: object) -> Checkpoint:
+    """What was given as ``checkpoint``, if it is one, and its file can be put where it says.
+
+    Raises:
+        TypeError: it is no Checkpoint.
+        ValueError: see :meth:`Checkpoint.check`.
+    """
+    if not isinstance(checkpoint, Checkpoint):
+        raise TypeError(f"checkpoint must be a Checkpoint or None, got {checkpoint!r}")
+    checkpoint.check()
+    return checkpoint

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fgunlearn.resuming.file import Contents
 
@@ -22,7 +23,16 @@ def of_optimizer(optimizer: torch.optim.Optimizer) -> Contents:
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: Contents) -> None:
     """Gives a new optimizer of the same parameters that state."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for number, key in saved.facts["entries"]:
-        state.setdefault(number, {})[key] = saved.tensors.get(f"{number}/{key}")
+        value = saved.tensors.get(f"{number}/{key}")
+        state.setdefault(number, {})[key] = None if value is None else _laid_as(value, parameters[number])
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _laid_as(value: Tensor, parameter: Tensor) -> Tensor:
+    """A state in memory as its parameter lies there: fused steps go through both without looking at strides."""
+    if value.shape != parameter.shape or value.stride() == parameter.stride():
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)

@@ -18,6 +18,7 @@ from fgunlearn.batches import (
     cross_entropy,
     known_size,
     one_pass,
+    without_samples,
 )
 from fgunlearn.distributed.processes import Processes, processes_of
 from fgunlearn.optim import SparseOptimizer
@@ -133,6 +134,8 @@ def _cycle(loader: Loader, steps: int, rest: Iterable[Any], taken: int) -> Itera
     for batch in rest:
         if taken == steps:
             return
+        if without_samples(batch):
+            continue
         taken += 1
         yield batch
     while taken < steps:  # a loader with fewer batches than its length is read once more: there are as many steps

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import nn
@@ -80,27 +82,69 @@ def unlearn(
             that is damaged or of another call.
         OSError: a checkpoint that can't be read or written; the model is back as it was.
     """
-    repair = Repair() if repair is None else repair
+    return run(
+        model,
+        forget_loader,
+        retain_loader,
+        Options(strategy, perturb, Repair() if repair is None else repair),
+        loss_fn=loss_fn,
+        heldout_loader=heldout_loader,
+        progress=progress,
+        memory=memory,
+        memory_budget=memory_budget,
+        checkpoint=checkpoint,
+    )
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of :func:`unlearn` that say what is done."""
+
+    strategy: Strategy
+    perturb: Perturbation | None
+    repair: Repair
+
+
+def run(
+    model: nn.Module,
+    forget_loader: Loader,
+    retain_loader: Loader,
+    options: Options,
+    *,
+    loss_fn: LossFunction | None,
+    heldout_loader: Loader | None,
+    progress: bool,
+    memory: Memory,
+    memory_budget: int | None,
+    checkpoint: Checkpoint | None,
+    choose: Callable[[Sequence[Any]], Options] | None = None,
+) -> Result:
+    """:func:`unlearn`, where ``choose`` may say from the batches of D_u, and from what it reads, what is done.
+
+    A call that goes on from a checkpoint chooses again, from the same random numbers. ``options`` are checked before
+    data is read, and so are those that are chosen.
+    """
     parameters = trainable(model)
     processes = processes_of({f"parameter {name!r}": p for name, p in parameters.items()})
     forget_batches: list[Any] = []
 
     def checked() -> dict[str, Any]:
-        check_options(model, strategy, perturb, repair)
-        check_memory(memory, memory_budget, strategy)
+        nonlocal options
+        _check(model, options, memory, memory_budget)
         steps = count_batches(retain_loader, "retain_loader")
         forget_batches.extend(forget_loader)
         if not forget_batches:
             raise ValueError("forget_loader is empty: there is nothing to forget")
         if all(without_samples(batch) for batch in forget_batches):
             raise ValueError("forget_loader has no sample: there is nothing to forget")
+        if choose is not None:
+            options = choose(forget_batches)
+            _check(model, options, memory, memory_budget)
         if processes is not None:
-            _refuse_for_shards(repair, heldout_loader, checkpoint)
+            _refuse_for_shards(options.repair, heldout_loader, checkpoint)
             refuse_unreduced(model)
         return {
-            "strategy": strategy,
-            "perturb": perturb,
-            "repair": repair,
+            **{field.name: getattr(options, field.name) for field in fields(options)},
             "memory": (memory, memory_budget),
             "number of retain batches": steps,
         }
@@ -116,9 +160,18 @@ def unlearn(
         saving = Saving(checkpoint, model, forget_loader, retain_loader, heldout_loader)
         with saving.checking():
             steps = checked()["number of retain batches"]
-            saving.agree(strategy, perturb, repair, loss_fn, (memory, memory_budget), forget_batches, steps)
+            saving.agree(
+                options.strategy,
+                options.perturb,
+                options.repair,
+                loss_fn,
+                (memory, memory_budget),
+                forget_batches,
+                steps,
+            )
             if saving.found is not None:
                 selection, seconds = saving.found.selection(device), saving.found.seconds
+    strategy, perturb, repair = options.strategy, options.perturb, options.repair
     saved = None if saving is None else saving.found
     if saved is None:
         with timed(seconds, "select", device):
@@ -163,8 +216,13 @@ def unlearn(
             if saving is not None:
                 saving.seconds = dict(result.seconds)
             result.record = repair_(model, selection, forget, retain_loader, loss_fn, repair, progress, saving)
-        result.seconds["repair"] += seconds.get("repair", 0.0)
+        result.seconds["repair"] += 0.0 if saving is None else saving.earlier
     return result
+
+
+def _check(model: nn.Module, options: Options, memory: Memory, memory_budget: int | None) -> None:
+    check_options(model, options.strategy, options.perturb, options.repair)
+    check_memory(memory, memory_budget, options.strategy)
 
 
 def _refuse_for_shards(repair: Repair, heldout_loader: Loader | None, checkpoint: Checkpoint | None) -> None:

@@ -17,7 +17,7 @@ from fgunlearn.experiment.compare.options import DEFAULTS, OURS, recipe_argument
 from fgunlearn.experiment.training import Training
 from fgunlearn.methods.selective import FORGET_TERM, RECIPES, Recipe
 
-_GIVEN = ("model", "forget_loader", "retain_loader", "loss_fn", "heldout_loader", "seed", "progress")
+_GIVEN = ("model", "forget_loader", "retain_loader", "loss_fn", "heldout_loader", "seed", "progress", "checkpoint")
 
 
 @dataclass(frozen=True)
