@@ -20,7 +20,7 @@ from fgunlearn.spdgan import Fitting
 
 pytest.importorskip("scipy", reason="rank correlations need scipy, which scikit-learn brings")
 
-TINY = Training(widths=(4, 8), epochs=2)
+TINY = Training(widths=(8, 8), epochs=2)
 GAN_ARGUMENTS = {"width": 4, "blocks": 0, "fitting": Fitting(steps=12, batch=16, check_every=4)}
 NAMES = ("random", "mislabel")
 

@@ -19,7 +19,7 @@ from fgunlearn.experiment.table import WIDTH, table, verdicts
 from fgunlearn.experiment.training import Training
 from fgunlearn.spdgan import Fitting
 
-TINY = Training(widths=(4, 8), epochs=2)
+TINY = Training(widths=(8, 8), epochs=2)
 GAN = {"width": 4, "blocks": 0, "fitting": Fitting(steps=8, batch=16, check_every=4)}
 
 

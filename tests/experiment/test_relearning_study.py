@@ -36,7 +36,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
         scenarios=("class",),
         methods=("gradient_ascent",),
         seeds=(0, 1),
-        training=Training(widths=(4, 8), epochs=2),
+        training=Training(widths=(8, 8), epochs=2),
         relearning=RelearningOptions(max_steps=6, check_every=3),
     )
 

@@ -10,7 +10,7 @@ from fgunlearn.experiment.data import Samples
 from fgunlearn.experiment.resnet import ResNet
 from fgunlearn.experiment.training import Training, train
 
-SMALL = Training(widths=(4, 8), epochs=4, batch=16)
+SMALL = Training(widths=(8, 8), epochs=4, batch=16)
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def samples() -> Samples:
 
 @pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 32), (1, 5)])
 def test_the_network_takes_images_of_any_size(channels: int, size: int) -> None:
-    assert ResNet(channels, 7, (4, 8, 8))(torch.randn(2, channels, size, size)).shape == (2, 7)
+    assert ResNet(channels, 7, (8, 8, 8))(torch.randn(2, channels, size, size)).shape == (2, 7)
 
 
 @pytest.mark.parametrize(

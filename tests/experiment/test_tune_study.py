@@ -53,7 +53,7 @@ def asked(source: str) -> Study:
         requests=REQUESTS,
         seeds=(0, 1),
         jobs=1,
-        training=Training(widths=(4, 8), epochs=6, batch=8),
+        training=Training(widths=(8, 8), epochs=6, batch=8),
         grid=GRID,
     )
 

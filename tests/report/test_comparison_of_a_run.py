@@ -36,7 +36,7 @@ def test_a_run_s_results_file_makes_a_report_and_a_figure(tmp_path: Path, monkey
             map(parse, ("topk", "topk:ratio=0.1", "topk:ratio=0.5", "topk:ratio=0.9", "finetune", "retrain"))
         ),
         seeds=(0,),
-        training=Training(widths=(4, 8), epochs=1, batch=8),
+        training=Training(widths=(8, 8), epochs=1, batch=8),
         relearn=False,
         jobs=1,
     )

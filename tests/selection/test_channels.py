@@ -219,7 +219,7 @@ def test_what_no_rule_knows_is_divided_by_rows() -> None:
 
 
 def test_the_demos_network_joins_every_norm_to_its_convolution() -> None:
-    model = ResNet(widths=(4, 8))
+    model = ResNet(widths=(8, 8))
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     channels = channels_of(model)
     check(channels, sum(p.numel() for p in model.parameters()))

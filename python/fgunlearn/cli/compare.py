@@ -43,11 +43,15 @@ def compare_command(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="At most this many training steps of an SPD-GAN.")] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Worker processes, 0 for one per core.")] = 0,
+    checkpoint_every: Annotated[
+        int, typer.Option(min=1, help="Training steps between two checkpoints in --out, from which a run goes on.")
+    ] = 200,
 ) -> None:
     """Compare ways to unlearn: forgetting, retention, indistinguishability, and cost against retraining.
 
     Every method starts from the same source model and is measured against the same retrained model, for every scenario
-    and seed. Each result is written as it is there: run the same command again to go on after Ctrl-C. Needs jinja2 for
+    and seed. Each result is written as it is there, and of what is in work a checkpoint: run the same command again to
+    go on after Ctrl-C or a crash. Needs jinja2 for
     the page (the extra "report").
     """
     from fgunlearn.experiment.compare import comparison, entries
@@ -78,6 +82,7 @@ def compare_command(
             limit=limit,
             gan={} if steps is None else {"fitting": Fitting(steps=steps)},
             jobs=jobs,
+            checkpoint_every=checkpoint_every,
         ),
         out,
     )

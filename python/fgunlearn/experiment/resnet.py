@@ -37,7 +37,8 @@ class ResNet(nn.Module):
     Args:
         in_channels: of the images.
         classes: number of logits.
-        widths: channels of the stem and of each stage.
+        widths: channels of the stem and of each stage. Fewer than 8 in all but the last are not safe to train on a CPU
+            with AVX2 alone, channels last: there oneDNN writes beyond a buffer (its issue 6035, open in 2026).
 
     Raises:
         ValueError: a size below 1, or no width.

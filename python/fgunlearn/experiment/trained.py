@@ -17,6 +17,7 @@ from fgunlearn import machine
 from fgunlearn.experiment.data import Samples
 from fgunlearn.experiment.training import Training, train
 from fgunlearn.files import replacing
+from fgunlearn.resuming import Checkpoint
 
 
 class TrainedModels:
@@ -37,22 +38,29 @@ class TrainedModels:
         seed: int,
         tick: Callable[[], None] = lambda: None,
         occasion: str = "",
+        checkpoint: Checkpoint | None = None,
     ) -> tuple[nn.Module, float]:
         """A model in eval mode, and the seconds its training took; see :func:`fgunlearn.experiment.training.train`.
 
         A damaged file is trained anew and replaced. What is asked for on another ``occasion`` is trained again, though
         it is the same: where its seconds matter, they should be of about when they are compared with others.
 
+        A training that was interrupted goes on from the ``checkpoint``, whose file is left to the caller once the model
+        is kept.
+
         Raises:
+            CheckpointError: a checkpoint that can't be gone on from.
             OSError: the folder can't be written.
         """
         if self._folder is None:
-            return train(samples, classes, training, seed, tick)
-        path = self._folder / f"{key_of(samples, classes, training, seed, occasion)}.safetensors"
+            return train(samples, classes, training, seed, tick, checkpoint)
+        key = key_of(samples, classes, training, seed, occasion)
+        path = self._folder / f"{key}.safetensors"
         model = training.new_model(samples, classes, seed)
         seconds = _read(path, model)
         if seconds is None:
-            model, seconds = train(samples, classes, training, seed, tick)
+            resumable = None if checkpoint is None else dataclasses.replace(checkpoint, data=key, keep=True)
+            model, seconds = train(samples, classes, training, seed, tick, resumable)
             self._folder.mkdir(parents=True, exist_ok=True)
             state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
             with replacing(path) as temporary:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from fgunlearn.batches import Loader
 from fgunlearn.experiment.data import Samples
 from fgunlearn.experiment.resnet import ResNet
+from fgunlearn.resuming import Checkpoint
+from fgunlearn.resuming.file import Contents
+from fgunlearn.resuming.identity import fields_of
+from fgunlearn.resuming.steps import Steps
 from fgunlearn.seeding import seeded
 
 RETRAIN_SEED = 500
@@ -82,7 +91,12 @@ def sgd(model: nn.Module, training: Training) -> torch.optim.SGD:
 
 
 def train(
-    samples: Samples, classes: int, training: Training, seed: int, tick: Callable[[], None] = lambda: None
+    samples: Samples,
+    classes: int,
+    training: Training,
+    seed: int,
+    tick: Callable[[], None] = lambda: None,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[nn.Module, float]:
     """Trains from scratch.
 
@@ -91,26 +105,57 @@ def train(
         classes: number of logits.
         training: the recipe.
         seed: of the initial weights and the order of the samples.
-        tick: called after every epoch.
+        tick: called after every epoch that is not interrupted.
+        checkpoint: where to go on from, see :class:`fgunlearn.Checkpoint`; its ``data`` is to tell the samples.
 
     Returns:
         The model, in eval mode, and the seconds it took, its making included.
+
+    Raises:
+        CheckpointError, OSError: a checkpoint that can't be gone on from or written.
     """
     start = time.perf_counter()
     model = training.new_model(samples, classes, seed)
     optimizer = sgd(model, training)
     loader = samples.batches(training.batch, seed=seed, drop_last=True)
     total = training.steps(len(samples))
-    model.train()
+    made = time.perf_counter() - start
+    with contextlib.ExitStack() as stack:
+        step, steps = 0, None
+        passes: Iterator[Iterable[Any]] = itertools.repeat(loader)
+        if checkpoint is not None:
+            steps = Steps(checkpoint, "train", model, [loader])
+            with steps.checking():
+                steps.agree({**fields_of("training", training), "seed": str(seed)})
+            stack.enter_context(steps.until_done())
+            step, passes = _going_on(steps, optimizer, total, loader)
+        start = time.perf_counter()
+        model.train()
+        while step < total:
+            for x, y in next(passes):
+                if step == total:
+                    break
+                optimizer.param_groups[0]["lr"] = training.learning_rate((step + 0.5) / total)
+                optimizer.zero_grad(set_to_none=True)
+                F.cross_entropy(model(x), y).backward()
+                optimizer.step()
+                step += 1
+                if steps is not None:
+                    steps.after_step(step, functools.partial(Contents, {}, {"step": step}))
+            tick()
+        seconds = time.perf_counter() - start if steps is None else steps.seconds
+    return model.eval(), made + seconds
+
+
+def _going_on(
+    steps: Steps, optimizer: torch.optim.Optimizer, total: int, loader: Loader
+) -> tuple[int, Iterator[Iterable[Any]]]:
+    """The number of steps taken, and the passes to come: first what remains of one that was interrupted."""
+    steps.begin(optimizer, None, total, {"samples": loader})
     step = 0
-    while step < total:
-        for x, y in loader:
-            if step == total:
-                break
-            optimizer.param_groups[0]["lr"] = training.learning_rate((step + 0.5) / total)
-            optimizer.zero_grad(set_to_none=True)
-            F.cross_entropy(model(x), y).backward()
-            optimizer.step()
-            step += 1
-        tick()
-    return model.eval(), time.perf_counter() - start
+    if steps.found is not None:
+        with steps.found.well_formed():
+            step = int(steps.found.facts["step"])
+    rest, _ = steps.rest()
+    passes = itertools.repeat(steps.counted("samples"))
+    return step, passes if rest is None else itertools.chain([rest], passes)

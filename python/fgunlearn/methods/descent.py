@@ -238,7 +238,7 @@ def descend(
             done.end_epoch()
         check_finite(parameters, f"lower lr ({descent.lr})")
     if steps is not None:
-        result.seconds[phase] += steps.seconds
+        result.seconds[phase] = steps.seconds
 
 
 def _check_finite(loss: float, step: int, descent: Descent) -> None:

@@ -14,6 +14,7 @@ from fgunlearn import ops
 from fgunlearn.batches import Loader
 from fgunlearn.resuming.checkpoint import Checkpoint, check_checkpoint
 from fgunlearn.resuming.claim import Claim
+from fgunlearn.resuming.errors import CheckpointError
 from fgunlearn.resuming.file import Contents, read, remove, remove_unfinished, write
 from fgunlearn.resuming.identity import Identity, difference
 from fgunlearn.resuming.random_states import RandomStates
@@ -99,7 +100,7 @@ class Call:
             return
         found = difference(self._found.facts["identity"], self._identity)
         if found is not None:
-            raise ValueError(
+            raise CheckpointError(
                 f"checkpoint: {self._path} is of another call: {found}. Make the same call to go on, or remove the file"
             )
 

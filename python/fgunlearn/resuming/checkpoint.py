@@ -24,6 +24,7 @@ class Checkpoint:
     the method draws from it, such as targets of forget samples: keep it like the model. It is written to a new file
     that takes the old one's place, removed at success and where training diverges, and kept after Ctrl-C and any other
     error. One call at a time has it: a second one with the same path is refused where it meets the first one's file.
+    The time that writing takes is not in the seconds of a result.
 
     A loader whose order depends on more than that, such as one that counts its passes, must have ``state_dict()``,
     which returns what JSON can hold, and ``load_state_dict(state)``, for a pass to begin as it did then; torchdata's

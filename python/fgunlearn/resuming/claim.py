@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
+from fgunlearn.resuming.errors import CheckpointError
+
 
 class Claim:
     """What a call holds of the file at a path: a POSIX lock, which worker processes don't inherit.
@@ -69,8 +71,8 @@ class Claim:
             self._file.close()
             self._file = None
 
-    def _taken(self) -> ValueError:
-        return ValueError(
+    def _taken(self) -> CheckpointError:
+        return CheckpointError(
             f"checkpoint: {self._path} is the file of another call that is at work, or was since this one began: give "
             "each call a path of its own"
         )

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fgunlearn.files import begun_beside, replacing
+from fgunlearn.resuming.errors import CheckpointError
 
 _FORMAT = "fgunlearn.checkpoint"
 _VERSION = 1
@@ -27,7 +28,7 @@ _DTYPES = (
 )
 
 
-class _DamagedError(ValueError):
+class _DamagedError(CheckpointError):
     """A file that does not hold what it has to."""
 
 
@@ -116,23 +117,23 @@ def read(path: Path, kind: str) -> Contents:
             metadata = file.metadata() or {}
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a checkpoint, or damaged: {error}") from error
+        raise CheckpointError(f"{path} is not a checkpoint, or damaged: {error}") from error
     if metadata.get("format") != _FORMAT:
-        raise ValueError(f"{path} is a safetensors file, but not a checkpoint of a call")
+        raise CheckpointError(f"{path} is a safetensors file, but not a checkpoint of a call")
     text = metadata.get("described", "")
     if metadata.get("sha256") != _hash(text, tensors):
-        raise ValueError(f"{path} is a damaged checkpoint: its content does not have the hash that it names")
+        raise CheckpointError(f"{path} is a damaged checkpoint: its content does not have the hash that it names")
     found = Contents(tensors, {}, str(path))
     with found.well_formed():
         found.facts = json.loads(text)
         version, found_kind = found.facts["version"], found.facts["kind"]
     if version != _VERSION:
-        raise ValueError(
+        raise CheckpointError(
             f"{path} has checkpoint format {version}, and this fgunlearn reads {_VERSION}: go on with the "
             "version that wrote it, or remove it to begin anew"
         )
     if found_kind != kind:
-        raise ValueError(f"{path} is a checkpoint of {found_kind}, not of {kind}")
+        raise CheckpointError(f"{path} is a checkpoint of {found_kind}, not of {kind}")
     with found.well_formed():
         if not all(isinstance(value, str) for value in found.facts["identity"].values()):
             raise TypeError("identity must be texts by name")

@@ -8,6 +8,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from fgunlearn.batches import Loader, without_samples
+from fgunlearn.resuming.errors import CheckpointError
 from fgunlearn.resuming.file import Contents
 from fgunlearn.resuming.identity import digest
 from fgunlearn.resuming.random_states import RandomStates
@@ -115,11 +116,11 @@ class _Counted:
         return self._position.new_pass(self._argument)
 
 
-def _differs(loader: Loader, argument: str, what: str, taken: int) -> ValueError:
+def _differs(loader: Loader, argument: str, what: str, taken: int) -> CheckpointError:
     if isinstance(loader, DataLoader):
         advice = "is it other data, or drawn by persistent_workers or a generator that the loader does not hold?"
     else:
         advice = "if its order depends on more than global random numbers, it needs state_dict() and load_state_dict()"
-    return ValueError(
+    return CheckpointError(
         f"checkpoint: {argument} gives {what} where it gave batch {taken} of a pass before the checkpoint; {advice}"
     )

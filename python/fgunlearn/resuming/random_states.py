@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fgunlearn.batches import Loader
+from fgunlearn.resuming.errors import CheckpointError
 from fgunlearn.resuming.file import Contents
 from fgunlearn.resuming.workers import has_workers, set_workers
 
@@ -72,12 +73,12 @@ class RandomStates:
         """
         generators = list(_generators(loaders))
         if len(generators) != len(self.generators):
-            raise ValueError(
+            raise CheckpointError(
                 f"checkpoint: the loaders had {len(self.generators)} random generators of their own, and now have "
                 f"{len(generators)}"
             )
         if not len(self.own) == len(self.workers) == len(loaders):
-            raise ValueError(f"checkpoint: there were {len(self.own)} loaders, and now there are {len(loaders)}")
+            raise CheckpointError(f"checkpoint: there were {len(self.own)} loaders, and now there are {len(loaders)}")
         for loader, had in zip(loaders, self.workers, strict=True):
             if loader is not reading:
                 set_workers(loader, had)  # first, as it may draw

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from fgunlearn.batches import Loader, device_of
+from fgunlearn.batches import Loader, device_of, wait_for
 from fgunlearn.parameters import buffers_of
 from fgunlearn.resuming.call import Call
 from fgunlearn.resuming.checkpoint import Checkpoint
+from fgunlearn.resuming.errors import CheckpointError
 from fgunlearn.resuming.file import Contents, check_storable
 from fgunlearn.resuming.identity import Identity, digest, digest_of_model
 from fgunlearn.resuming.models import load_model, of_model
@@ -30,7 +31,6 @@ class Steps:
 
     Attributes:
         found: what the loop gave :meth:`after_step`, to go on from; None to begin.
-        seconds: what the loop took in earlier calls, from :meth:`begin` on.
 
     Args:
         checkpoint: of the user's.
@@ -50,7 +50,7 @@ class Steps:
         self._model, self._loaders = model, loaders
         self._saved = self._call.found
         self.found = None if self._saved is None else self._saved.part("loop")
-        self.seconds = 0.0
+        self._earlier = self._writing = 0.0
 
     def checking(self) -> contextlib.AbstractContextManager[None]:
         """See :meth:`Call.checking`."""
@@ -93,7 +93,6 @@ class Steps:
         Raises:
             ValueError: another number of steps or another selection than then; the file is damaged.
         """
-        self._began = time.perf_counter()
         self._optimizer, self._selection, self._total = optimizer, selection, total
         self._chosen = "all" if selection is None else digest(selection.indices)
         read = [*reading.values(), *(beside or ())]
@@ -107,11 +106,13 @@ class Steps:
             step, then = int(saved.facts["step"]), (saved.facts["total"], saved.facts["chosen"])
             if not 0 < step < then[0]:
                 raise ValueError(f"{step} steps of {then[0]} are taken")
-            self.seconds = float(saved.facts["seconds"])
+            self._earlier = float(saved.facts["seconds"])
         if then[0] != total:
-            raise ValueError(f"checkpoint: {saved.source} is of a call of {then[0]} steps, and this is one of {total}")
+            raise CheckpointError(
+                f"checkpoint: {saved.source} is of a call of {then[0]} steps, and this is one of {total}"
+            )
         if then[1] != self._chosen:
-            raise ValueError(
+            raise CheckpointError(
                 f"checkpoint: other coordinates are selected than when {saved.source} was written: is the number of "
                 "threads another one? Call as then, or remove the file to begin anew"
             )
@@ -134,14 +135,21 @@ class Steps:
         Raises:
             ValueError: a loader gives other data than it did.
         """
-        if self._saved is None:
-            return None, None
-        with self._call.unmoved_if_refused():
-            beside = None if self._beside is None else self._beside.rest(self._saved.part("beside"))
-            rest = self._position.rest(self._saved.part("position"))  # last, as it puts back what the other one drew
-        self._saved = self.found = None  # which may be as large as the model
-        self._call.going_on()
+        rest = beside = None
+        if self._saved is not None:
+            with self._call.unmoved_if_refused():
+                if self._beside is not None:
+                    beside = self._beside.rest(self._saved.part("beside"))
+                rest = self._position.rest(self._saved.part("position"))  # last: it puts back what that has drawn
+            self._saved = self.found = None  # which may be as large as the model
+            self._call.going_on()
+        self._began = time.perf_counter()
         return rest, beside
+
+    @property
+    def seconds(self) -> float:
+        """What the steps have taken so far, in earlier calls too; to write checkpoints takes no part in it."""
+        return self._earlier + time.perf_counter() - self._began - self._writing
 
     def after_step(self, step: int, loop: Callable[[], Contents]) -> None:
         """Writes a checkpoint after every so many steps, but not after the last one.
@@ -155,8 +163,10 @@ class Steps:
         """
         if step % self._call.every or step >= self._total:
             return
-        taken = self.seconds + time.perf_counter() - self._began
-        state = Contents({}, {"step": step, "total": self._total, "chosen": self._chosen, "seconds": taken})
+        wait_for(device_of(self._model))
+        began = time.perf_counter()
+        about = {"step": step, "total": self._total, "chosen": self._chosen, "seconds": self.seconds}
+        state = Contents({}, about)
         state.put("loop", loop())
         state.put("model", of_model(self._model, self._selection))
         state.put("optimizer", of_optimizer(self._optimizer))
@@ -164,3 +174,4 @@ class Steps:
         if self._beside is not None:
             state.put("beside", self._beside.contents())
         self._call.write(step, state)
+        self._writing += time.perf_counter() - began

@@ -163,8 +163,8 @@ class Saving:
         self._steps.after_step(progress.record.steps, loop)
 
     @property
-    def earlier(self) -> float:
-        """What the repair took in earlier calls."""
+    def repair_seconds(self) -> float:
+        """See :attr:`Steps.seconds`."""
         return self._steps.seconds
 
     def until_done(self) -> contextlib.AbstractContextManager[None]:

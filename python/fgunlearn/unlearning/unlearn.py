@@ -216,7 +216,8 @@ def run(
             if saving is not None:
                 saving.seconds = dict(result.seconds)
             result.record = repair_(model, selection, forget, retain_loader, loss_fn, repair, progress, saving)
-        result.seconds["repair"] += 0.0 if saving is None else saving.earlier
+        if saving is not None:
+            result.seconds["repair"] = saving.repair_seconds
     return result
 
 

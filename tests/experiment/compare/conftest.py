@@ -29,7 +29,7 @@ def comparison(source: str) -> Comparison:
         requests=(Request("random"), Request("class", label=1)),
         entries=tuple(map(parse, ("finetune:epochs=1", "topk", "ssd:alpha=2"))),
         seeds=(0, 1),
-        training=Training(widths=(4, 8), epochs=2, batch=16),
+        training=Training(widths=(8, 8), epochs=2, batch=16),
         gan={"width": 4, "blocks": 0, "fitting": Fitting(steps=2, batch=8, accuracy_budget=None)},
         jobs=1,
     )

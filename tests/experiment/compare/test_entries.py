@@ -62,7 +62,7 @@ def test_every_method_takes_what_it_is_compared_with() -> None:
 
 
 def test_what_a_method_is_compared_with_passes_the_check_and_leaves_the_model_alone() -> None:
-    training = Training(widths=(4, 8), epochs=1)
+    training = Training(widths=(8, 8), epochs=1)
     images = Samples(torch.zeros(1, 1, 8, 8), torch.zeros(1, dtype=torch.int64), torch.zeros(1), torch.ones(1))
     model = training.new_model(images, 3, 0)
     before = [p.detach().clone() for p in model.parameters()]

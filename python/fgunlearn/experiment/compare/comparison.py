@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fgunlearn import machine, ops
+from fgunlearn.arguments import check_count
 from fgunlearn.experiment import data
 from fgunlearn.experiment.compare import trial
 from fgunlearn.experiment.compare.entries import Entry, all_methods
@@ -52,6 +53,7 @@ class Comparison:
         gan: arguments of :class:`fgunlearn.SPDGAN` that differ from its defaults, but for the seed.
         relearn: measure relearn times.
         jobs: worker processes of one thread each; 0 for one per core.
+        checkpoint_every: training steps between two checkpoints, from which a run that was killed goes on.
     """
 
     source: str = "digits"
@@ -63,6 +65,7 @@ class Comparison:
     gan: dict[str, Any] = dataclasses.field(default_factory=dict)
     relearn: bool = True
     jobs: int = 0
+    checkpoint_every: int = trial.CHECKPOINT_EVERY
 
 
 class OtherExperimentError(ValueError):
@@ -72,8 +75,9 @@ class OtherExperimentError(ValueError):
 def run(comparison: Comparison, folder: Path, progress: bool = True) -> dict[str, Any]:
     """Runs what is not finished in the folder, and writes ``results.json`` and ``results.csv`` there.
 
-    Each finished row is a file in the folder; so after Ctrl-C, a full disk or a power cut the same call goes on where
-    it was. Methods, requests and seeds may be added later; data and training may not change.
+    Each finished row is a file in the folder, and so is, every so many steps, the state of each training in work; so
+    after Ctrl-C, a full disk or a power cut the same call goes on where it was, bit for bit. Methods, requests and
+    seeds may be added later; data and training may not change.
 
     Returns:
         What ``results.json`` holds. Its "seconds" are those of all calls for this folder together, of those that ended
@@ -81,8 +85,9 @@ def run(comparison: Comparison, folder: Path, progress: bool = True) -> dict[str
 
     Raises:
         OtherExperimentError: the folder is another experiment's.
-        TypeError, ValueError: nothing to run; a class or rows that the data does not have; an option that a method does
-            not take or refuses, and of which entry. All of it before anything is trained.
+        CheckpointError: a file of a training in work is damaged, or another run in the folder is at work on it.
+        TypeError, ValueError: nothing to run; checkpoint_every below 1; a class or rows that the data does not have; an
+            option that a method does not take or refuses, and of which entry. All of it before anything is trained.
         OSError: the folder can't be written; what is finished stays.
     """
     for name, given in (
@@ -92,6 +97,7 @@ def run(comparison: Comparison, folder: Path, progress: bool = True) -> dict[str
     ):
         if not given:
             raise ValueError(f"{name} must hold at least one, got {given!r}")
+    check_count(comparison.checkpoint_every, "checkpoint_every")
     start = time.perf_counter()
     digest = data.read_once(comparison.source).digest
     # What can't be asked for is found before a folder is made, and before hours of training.
@@ -132,6 +138,8 @@ def _run(
         comparison.jobs,
         progress,
     )
+    with contextlib.suppress(OSError):  # there is none, or another run is at work
+        (folder / trial.CHECKPOINTS).rmdir()
     rows = [row for task in tasks for row in trial.finished(task) or []]
     results = {
         "fgunlearn": ops.BUILD_INFO["version"],
@@ -165,6 +173,7 @@ def tasks_of(comparison: Comparison, folder: Path, source: str, digest: str = ""
             limit=comparison.limit,
             gan=comparison.gan,
             relearn=comparison.relearn,
+            checkpoint_every=comparison.checkpoint_every,
         )
         for request in comparison.requests
         for seed in comparison.seeds

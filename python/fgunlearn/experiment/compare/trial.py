@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import glob
 import hashlib
 import json
 from pathlib import Path
@@ -22,6 +23,8 @@ from fgunlearn.experiment.scenarios import Scenario
 from fgunlearn.experiment.trained import TrainedModels
 from fgunlearn.experiment.training import AGAIN_SEED, RETRAIN_SEED, Training
 from fgunlearn.methods.selective import FORGET_TERM, SCORE, Recipe, recipe_for
+from fgunlearn.resuming import Checkpoint, CheckpointError
+from fgunlearn.resuming.file import remove
 from fgunlearn.spdgan import SPDGAN
 from fgunlearn.unlearning.changing import timed
 from fgunlearn.unlearning.result import Result
@@ -29,13 +32,17 @@ from fgunlearn.unlearning.result import Result
 SOURCE = "source"
 RETRAINED = "retrained"
 
+CHECKPOINTS = "checkpoints"
+CHECKPOINT_EVERY = 200
+"""Training steps; to write one takes about as long as two of the smallest model."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
     """What to run.
 
-    ``folder`` is where finished results are kept, one file each; ``data`` is the data's digest, ``gan`` the SPDGAN's
-    arguments.
+    ``folder`` is where finished results are kept, one file each, and what is not finished, a checkpoint every so many
+    training steps; ``data`` is the data's digest, ``gan`` the SPDGAN's arguments.
     """
 
     source: str
@@ -48,6 +55,7 @@ class Task:
     limit: int | None = None
     gan: dict[str, Any] = dataclasses.field(default_factory=dict)
     relearn: bool = True
+    checkpoint_every: int = CHECKPOINT_EVERY
 
     @property
     def title(self) -> str:
@@ -60,8 +68,25 @@ class Task:
         given = [name, repr(options), repr(self.request), repr(self.training), repr(self.gan), self.limit, self.relearn]
         given += [self.data, machine.code_digest(), there["processor"], there["torch"]]
         digest = hashlib.sha256(json.dumps(given).encode()).hexdigest()[:12]
-        stem = name.partition(":")[0]
-        return self.folder / "runs" / f"{self.request.name}-seed{self.seed}-{stem}-{digest}.json"
+        return self.folder / "runs" / f"{self._stem}-{name.partition(':')[0]}-{digest}.json"
+
+    @property
+    def _stem(self) -> str:
+        """How the names of its files begin."""
+        return f"{self.request.name}-seed{self.seed}"
+
+    def checkpoint(self, path: Path) -> Checkpoint:
+        """Of what is in work for the row at that path; its file stays until the row is written."""
+        folder = self.folder / CHECKPOINTS
+        folder.mkdir(parents=True, exist_ok=True)
+        return Checkpoint(
+            folder / path.with_suffix(".safetensors").name, self.checkpoint_every, keep=True, data=self.data
+        )
+
+    def remove_checkpoints(self) -> None:
+        """Removes those that are left: of the models, and of calls that were killed after they had written a row."""
+        for path in (self.folder / CHECKPOINTS).glob(f"{glob.escape(self._stem)}-*"):
+            remove(path)
 
     def paths(self) -> list[tuple[str, Path]]:
         """Every row's name, in the table's order, and its file."""
@@ -89,16 +114,26 @@ def _row(task: Task, name: str, path: Path) -> dict[str, Any] | None:
 def run(task: Task) -> str:
     """Runs what is not finished yet, and writes each row as it is there. Returns the task's title."""
     if finished(task) is not None:
+        task.remove_checkpoints()
         return task.title
     (task.folder / "runs").mkdir(parents=True, exist_ok=True)
     scenario, classes = task.request.scenario(task.source, task.seed, task.limit)
     trained = TrainedModels(task.folder / "models")
-    source, source_seconds = trained.train(scenario.train, classes, task.training, task.seed)
+    source, source_seconds = trained.train(
+        scenario.train, classes, task.training, task.seed, checkpoint=task.checkpoint(task.path(SOURCE, None))
+    )
     retrained, seconds = trained.train(
-        scenario.retain, classes, task.training, task.seed + RETRAIN_SEED, occasion=task.request.name
+        scenario.retain,
+        classes,
+        task.training,
+        task.seed + RETRAIN_SEED,
+        occasion=task.request.name,
+        checkpoint=task.checkpoint(task.path(RETRAINED, None)),
     )
     forget, train = scenario.forget.batches(EVALUATION_BATCH), scenario.train.batches(EVALUATION_BATCH)
-    gan = SPDGAN(seed=task.seed, **task.gan).fit(source, forget, train)
+    gan = SPDGAN(seed=task.seed, **task.gan).fit(
+        source, forget, train, checkpoint=task.checkpoint(task.path("spdgan", None))
+    )
     measure = Measure(scenario, source, retrained, gan, seed=task.seed, relearn=task.relearn)
     about = {
         "scenario": task.request.name,
@@ -115,8 +150,11 @@ def run(task: Task) -> str:
             row |= {"seconds": took, **({} if name == SOURCE else {"acceleration": 1.0})}
             row |= measure.of(model)
         else:
-            row |= _unlearned(task, entry, scenario, source, seconds, measure)
+            row |= _unlearned(task, entry, scenario, source, seconds, measure, task.checkpoint(path))
         write_json(row, path)
+        if entry is not None:
+            remove(Path(task.checkpoint(path).path))
+    task.remove_checkpoints()
     return task.title
 
 
@@ -127,6 +165,7 @@ def _unlearned(
     source: nn.Module,
     retrain_seconds: float,
     measure: Measure,
+    checkpoint: Checkpoint,
 ) -> dict[str, Any]:
     model = copy.deepcopy(source)
     batch = task.training.batch
@@ -151,10 +190,13 @@ def _unlearned(
             retain,
             heldout_loader=heldout,
             seed=task.seed + (AGAIN_SEED if entry.method == "retrain" else 0),
+            checkpoint=checkpoint,
             **arguments,
         )
         result.seconds.update(choosing)
         figures = measure.of(model)
+    except CheckpointError:
+        raise
     except ValueError as error:  # it diverged, now or when it was looked at: options were checked before any training
         return {**about, "failed": str(error)}
     except TypeError as error:
