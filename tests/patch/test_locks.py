@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from checkpoints import Files, random_tensor, refused_unchanged, write_sharded
+from checkpoints import Files, random_tensor, refused_unchanged, write, write_sharded
 from fgunlearn import audit, patch
 from fgunlearn.audit import fingerprints
 from fgunlearn.patch import applying, creating, in_place
@@ -103,23 +104,23 @@ def test_nobody_reads_a_checkpoint_while_it_is_changed_in_place(files: Files, re
 
 
 def test_a_checkpoint_is_not_changed_in_place_while_it_is_read(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    tried = []
+    tried: set[str] = set()
 
-    def changed_meanwhile(*given: Any) -> None:
+    def changed_meanwhile(within: str) -> None:
         for call in (
             lambda: patch.apply(files.base, files.patch, in_place=True),
             lambda: patch.recover(files.base),
         ):
             with refused_unchanged(files.folder, ValueError, files.base, "being read or changed by another call"):
                 call()
-        tried.append(given)
+        tried.add(within)
 
     for module, name in ((applying, "_write"), (creating, "_differences"), (fingerprints, "_of_place")):
         with monkeypatch.context() as within:
             real = getattr(module, name)
 
-            def slowly(*given: Any, real: Any = real) -> Any:
-                changed_meanwhile(*given)
+            def slowly(*given: Any, real: Any = real, name: str = name) -> Any:
+                changed_meanwhile(name)
                 return real(*given)
 
             within.setattr(module, name, slowly)
@@ -130,7 +131,7 @@ def test_a_checkpoint_is_not_changed_in_place_while_it_is_read(files: Files, mon
                 patch.create(files.base, files.new, files.folder / "again")
             else:
                 audit.fingerprint(files.base)
-    assert len(tried) >= 3
+    assert tried == {"_write", "_differences", "_of_place"}
     patch.apply(files.base, files.patch, in_place=True)  # nobody holds it any more
     assert files.base.read_bytes() == files.new.read_bytes()
 
@@ -161,6 +162,52 @@ def test_a_checkpoint_that_was_replaced_as_it_was_opened_is_not_mixed_up(
         with pytest.raises(ValueError, match="was replaced just now: call again"):
             audit.fingerprint(files.base)
     assert audit.fingerprint(files.base) == audit.fingerprint(files.new)
+
+
+@pytest.mark.parametrize("moment", ["after its header was read", "as its tensors are"])
+def test_a_checkpoint_that_another_program_replaces_is_not_taken_for_either(
+    files: Files, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """The other one has the same size, and its tensors elsewhere."""
+    first, second = random_tensor("F32", (4,), 1), random_tensor("F32", (4,), 2)
+    base = write(files.folder / "one", {"a": first, "b": second})
+    write(files.folder / "other", {"b": first, "a": second})
+    assert (files.folder / "one").stat().st_size == (files.folder / "other").stat().st_size
+    name = "read_checkpoint" if moment == "after its header was read" else "_of_place"
+    real = getattr(fingerprints, name)
+
+    def replaced(*given: Any, **named: Any) -> Any:
+        found = real(*given, **named)
+        if (files.folder / "other").exists():
+            (files.folder / "other").replace(base)
+        return found
+
+    monkeypatch.setattr(fingerprints, name, replaced)
+    with pytest.raises(ValueError, match="was replaced just now: call again"):
+        audit.fingerprint(base)
+    assert audit.fingerprint(base)
+
+
+def test_a_lock_ends_with_its_call_whoever_was_forked_meanwhile(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker process that another thread starts, say, inherits what is open."""
+    inherited: list[int] = []
+    flock = fcntl.flock
+
+    def noted(file: Any, how: int) -> None:
+        flock(file, how)
+        if not how & fcntl.LOCK_UN:
+            inherited.append(os.dup(file.fileno()))
+
+    with monkeypatch.context() as within:
+        within.setattr(fcntl, "flock", noted)
+        audit.fingerprint(files.base)
+        patch.apply(files.base, files.patch, in_place=True)
+    assert len(inherited) == 2
+    try:
+        patch.revert(files.base, files.patch, in_place=True)
+    finally:
+        for descriptor in inherited:
+            os.close(descriptor)
 
 
 def test_where_the_file_system_has_no_locks_checkpoints_are_read_all_the_same(

@@ -97,9 +97,9 @@ def rewritten(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 def test_another_version_and_another_kind_are_refused(path: Path) -> None:
-    rewritten(path, lambda facts: facts.update(version=2))
-    refused(path, "has checkpoint format 2, and this fgunlearn reads 1")
-    rewritten(path, lambda facts: facts.update(version=1, kind="SPDGAN.fit"))
+    rewritten(path, lambda facts: facts.update(version=1))
+    refused(path, "has checkpoint format 1, and this fgunlearn reads 2")
+    rewritten(path, lambda facts: facts.update(version=2, kind="SPDGAN.fit"))
     refused(path, "is a checkpoint of SPDGAN.fit, not of unlearn")
 
 
@@ -297,7 +297,7 @@ def test_a_tensor_that_is_missing_or_of_another_shape_is_refused(path: Path) -> 
             {**held, name: held[name][:-1].clone()},
         ):
             file.write(path, file.Contents(tensors, facts))
-            refused(path, "is a damaged checkpoint|other coordinates are selected than when .*run was written")
+            refused(path, "is a damaged checkpoint")
 
 
 def test_a_worker_that_lasts_and_draws_random_numbers_is_refused(tmp_path: Path) -> None:

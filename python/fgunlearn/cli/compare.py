@@ -45,14 +45,13 @@ def compare_command(
     jobs: Annotated[int, typer.Option(min=0, help="Worker processes, 0 for one per core.")] = 0,
     checkpoint_every: Annotated[
         int, typer.Option(min=1, help="Training steps between two checkpoints in --out, from which a run goes on.")
-    ] = 200,
+    ] = 200,  # trial.CHECKPOINT_EVERY, which is imported later
 ) -> None:
     """Compare ways to unlearn: forgetting, retention, indistinguishability, and cost against retraining.
 
     Every method starts from the same source model and is measured against the same retrained model, for every scenario
     and seed. Each result is written as it is there, and of what is in work a checkpoint: run the same command again to
-    go on after Ctrl-C or a crash. Needs jinja2 for
-    the page (the extra "report").
+    go on after Ctrl-C or a crash. Needs jinja2 for the page (the extra "report").
     """
     from fgunlearn.experiment.compare import comparison, entries
     from fgunlearn.experiment.compare.sweeps import SWEEPS

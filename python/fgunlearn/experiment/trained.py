@@ -18,6 +18,7 @@ from fgunlearn.experiment.data import Samples
 from fgunlearn.experiment.training import Training, train
 from fgunlearn.files import replacing
 from fgunlearn.resuming import Checkpoint
+from fgunlearn.resuming.file import remove
 
 
 class TrainedModels:
@@ -45,8 +46,8 @@ class TrainedModels:
         A damaged file is trained anew and replaced. What is asked for on another ``occasion`` is trained again, though
         it is the same: where its seconds matter, they should be of about when they are compared with others.
 
-        A training that was interrupted goes on from the ``checkpoint``, whose file is left to the caller once the model
-        is kept.
+        A training that was interrupted goes on from the ``checkpoint``, to whose file's name that hash is added. The
+        file is there until the model is kept.
 
         Raises:
             CheckpointError: a checkpoint that can't be gone on from.
@@ -59,7 +60,11 @@ class TrainedModels:
         model = training.new_model(samples, classes, seed)
         seconds = _read(path, model)
         if seconds is None:
-            resumable = None if checkpoint is None else dataclasses.replace(checkpoint, data=key, keep=True)
+            resumable = None
+            if checkpoint is not None:
+                path_of_checkpoint = Path(checkpoint.path)
+                named = path_of_checkpoint.with_stem(f"{path_of_checkpoint.stem}-{key[:12]}")
+                resumable = dataclasses.replace(checkpoint, path=named, data=key, keep=True)
             model, seconds = train(samples, classes, training, seed, tick, resumable)
             self._folder.mkdir(parents=True, exist_ok=True)
             state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
@@ -68,6 +73,8 @@ class TrainedModels:
                     save_file(state, temporary, {"seconds": repr(seconds)})
                 except SafetensorError as error:
                     raise OSError(f"can't write {path}: {error}") from error
+            if resumable is not None:
+                remove(Path(resumable.path))
         return model.eval(), seconds
 
 

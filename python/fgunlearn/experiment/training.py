@@ -105,7 +105,7 @@ def train(
         classes: number of logits.
         training: the recipe.
         seed: of the initial weights and the order of the samples.
-        tick: called after every epoch that is not interrupted.
+        tick: called after every epoch that ends in this call.
         checkpoint: where to go on from, see :class:`fgunlearn.Checkpoint`; its ``data`` is to tell the samples.
 
     Returns:
@@ -128,8 +128,9 @@ def train(
             with steps.checking():
                 steps.agree({**fields_of("training", training), "seed": str(seed)})
             stack.enter_context(steps.until_done())
-            step, passes = _going_on(steps, optimizer, total, loader)
         start = time.perf_counter()
+        if steps is not None:
+            step, passes = _going_on(steps, optimizer, total, loader)
         model.train()
         while step < total:
             for x, y in next(passes):
@@ -143,8 +144,8 @@ def train(
                 if steps is not None:
                     steps.after_step(step, functools.partial(Contents, {}, {"step": step}))
             tick()
-        seconds = time.perf_counter() - start if steps is None else steps.seconds
-    return model.eval(), made + seconds
+        seconds = made + time.perf_counter() - start + (0.0 if steps is None else steps.correction)
+    return model.eval(), seconds
 
 
 def _going_on(

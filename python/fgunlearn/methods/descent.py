@@ -208,7 +208,8 @@ def descend(
         if steps is not None:
             reading = {each.argument: each.loader for passes in epochs for each in passes}
             other = None if beside is None else (beside.argument, beside.loader)
-            steps.begin(optimizer, result.selection, total, reading, other)
+            chosen = () if result.selection is None else result.selection.indices
+            steps.begin(optimizer, result.selection, total, reading, other, chosen)
             if steps.found is not None:
                 done.load(steps.found)
             rest, rest_beside = steps.rest()
@@ -238,7 +239,7 @@ def descend(
             done.end_epoch()
         check_finite(parameters, f"lower lr ({descent.lr})")
     if steps is not None:
-        result.seconds[phase] = steps.seconds
+        result.seconds[phase] += steps.correction
 
 
 def _check_finite(loss: float, step: int, descent: Descent) -> None:

@@ -21,10 +21,12 @@ def reading(checkpoint: CheckpointFiles) -> Iterator[None]:
     A file system without locks keeps nobody out.
 
     Raises:
-        ValueError: a call does; a change in place was interrupted; a file was replaced since the checkpoint was read.
+        ValueError: a call does; a change in place was interrupted; another program has put other files there since the
+            checkpoint's headers were read, or did so meanwhile.
         OSError: a file can't be opened.
     """
     with contextlib.ExitStack() as locked:
+        held = []
         for each in dict.fromkeys([checkpoint.path, *(file.path for file in checkpoint.files)]):
             file = locked.enter_context(each.open("rb"))
             try:
@@ -33,9 +35,15 @@ def reading(checkpoint: CheckpointFiles) -> Iterator[None]:
                 raise ValueError(f"{each} is being changed by another call of fgunlearn") from error
             except OSError:
                 pass
-            _check_still_there(file, each)
+            else:
+                locked.callback(fcntl.flock, file, fcntl.LOCK_UN)  # a child that was forked may have it, too
+            held.append((file, each))
         refuse_unfinished(checkpoint)
+        if read_checkpoint(checkpoint.path, links=True) != checkpoint:
+            raise ValueError(f"{checkpoint.path} was replaced just now: call again")
         yield
+        for file, each in held:
+            _check_still_there(file, each)
 
 
 @contextlib.contextmanager
@@ -67,6 +75,7 @@ def alone(path: Path, argument: str) -> Iterator[None]:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise ValueError(f"{argument}: {each} is being read or changed by another call of fgunlearn") from error
+            locked.callback(fcntl.flock, file, fcntl.LOCK_UN)  # a child that was forked may have it, too
             _check_still_there(file, each)
 
         lock(path)

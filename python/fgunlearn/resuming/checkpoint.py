@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fgunlearn.arguments import check_count
+from fgunlearn.resuming.errors import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -71,15 +72,15 @@ class Checkpoint:
         """That the file can be put there.
 
         Raises:
-            ValueError: its folder does not exist or can't be written, or it is a folder itself.
+            CheckpointError: its folder does not exist or can't be written, or it is a folder itself.
         """
         path = Path(self.path)
         if not path.parent.is_dir():
-            raise ValueError(f"checkpoint: there is no folder {path.parent}")
+            raise CheckpointError(f"checkpoint: there is no folder {path.parent}")
         if path.is_dir():
-            raise ValueError(f"checkpoint: {path} is a folder")
+            raise CheckpointError(f"checkpoint: {path} is a folder")
         if not os.access(path.parent, os.W_OK):
-            raise ValueError(f"checkpoint: the folder {path.parent} can't be written")
+            raise CheckpointError(f"checkpoint: the folder {path.parent} can't be written")
 
 
 def check_checkpoint(checkpoint: object) -> Checkpoint:
@@ -87,7 +88,7 @@ def check_checkpoint(checkpoint: object) -> Checkpoint:
 
     Raises:
         TypeError: it is no Checkpoint.
-        ValueError: see :meth:`Checkpoint.check`.
+        CheckpointError: see :meth:`Checkpoint.check`.
     """
     if not isinstance(checkpoint, Checkpoint):
         raise TypeError(f"checkpoint must be a Checkpoint or None, got {checkpoint!r}")

@@ -21,7 +21,7 @@ from fgunlearn.files import begun_beside, replacing
 from fgunlearn.resuming.errors import CheckpointError
 
 _FORMAT = "fgunlearn.checkpoint"
-_VERSION = 1
+_VERSION = 2
 _DTYPES = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2),
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool, torch.complex64),

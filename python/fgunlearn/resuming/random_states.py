@@ -91,7 +91,7 @@ class RandomStates:
         for generator, state in zip(generators, self.generators, strict=True):
             generator.set_state(state)
         for loader, own in zip(loaders, self.own, strict=True):
-            if own is not None and loader is not reading and _counts_for_itself(loader):
+            if own is not None and loader is not reading and counts_for_itself(loader):
                 loader.load_state_dict(own)  # type: ignore[union-attr]
 
     def contents(self) -> Contents:
@@ -151,7 +151,7 @@ def _generators(loaders: Sequence[Loader | None]) -> Iterator[torch.Generator]:
                 yield generator
 
 
-def _counts_for_itself(loader: Loader | None) -> bool:
+def counts_for_itself(loader: Loader | None) -> bool:
     """Whether a loader has a state of its own. torchdata's loaders tell it only by beginning a pass."""
     begins = isinstance(loader, DataLoader) and any(
         base.__module__.partition(".")[0] == "torchdata" for base in type(loader).__mro__
@@ -160,7 +160,7 @@ def _counts_for_itself(loader: Loader | None) -> bool:
 
 
 def _own_state(loader: Loader | None) -> Any:
-    if not _counts_for_itself(loader):
+    if not counts_for_itself(loader):
         return None
     state = loader.state_dict()  # type: ignore[union-attr]
     try:

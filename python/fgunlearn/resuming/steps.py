@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fgunlearn.batches import Loader, device_of, wait_for
 from fgunlearn.parameters import buffers_of
@@ -20,6 +20,7 @@ from fgunlearn.resuming.identity import Identity, digest, digest_of_model
 from fgunlearn.resuming.models import load_model, of_model
 from fgunlearn.resuming.optimizers import load_optimizer, of_optimizer
 from fgunlearn.resuming.position import Position
+from fgunlearn.resuming.random_states import counts_for_itself
 from fgunlearn.selection import Selection
 
 
@@ -50,7 +51,7 @@ class Steps:
         self._model, self._loaders = model, loaders
         self._saved = self._call.found
         self.found = None if self._saved is None else self._saved.part("loop")
-        self._earlier = self._writing = 0.0
+        self._earlier = self._apart = 0.0
 
     def checking(self) -> contextlib.AbstractContextManager[None]:
         """See :meth:`Call.checking`."""
@@ -80,6 +81,7 @@ class Steps:
         total: int,
         reading: Mapping[str, Loader],
         beside: tuple[str, Loader] | None = None,
+        chosen: Sequence[Tensor] = (),
     ) -> None:
         """The loop begins, or goes on: model and optimizer are then as they were.
 
@@ -89,13 +91,22 @@ class Steps:
             total: the number of steps that the loop takes, at most.
             reading: what is read in turn, a batch with samples for each step, by its name in errors.
             beside: a loader that is read at the same time, a batch with samples for each step, after its name.
+            chosen: what every call has computed anew, and is to come to the same.
 
         Raises:
-            ValueError: another number of steps or another selection than then; the file is damaged.
+            ValueError: one loader is to be read twice at the same time, and counts its passes.
+            CheckpointError: another number of steps, or another thing chosen, than then; the file is damaged.
         """
+        began = self._began = time.perf_counter()
         self._optimizer, self._selection, self._total = optimizer, selection, total
-        self._chosen = "all" if selection is None else digest(selection.indices)
-        read = [*reading.values(), *(beside or ())]
+        self._chosen = digest(chosen)
+        read = [*reading.values(), *([] if beside is None else [beside[1]])]
+        for argument, loader in reading.items():
+            if beside is not None and loader is beside[1] and counts_for_itself(loader):
+                raise ValueError(
+                    f"checkpoint: {beside[0]} and {argument} are one object, which counts its passes and is read twice "
+                    "at the same time: give two of its kind"
+                )
         others = [loader for loader in self._loaders if not any(loader is each for each in read)]
         self._position = Position(reading, self._call.every, others)
         self._beside = None if beside is None else Position(dict([beside]), self._call.every)
@@ -113,12 +124,13 @@ class Steps:
             )
         if then[1] != self._chosen:
             raise CheckpointError(
-                f"checkpoint: other coordinates are selected than when {saved.source} was written: is the number of "
+                f"checkpoint: other coordinates are chosen than when {saved.source} was written: is the number of "
                 "threads another one? Call as then, or remove the file to begin anew"
             )
         with saved.well_formed():
             load_model(self._model, selection, saved.part("model"))
             load_optimizer(optimizer, saved.part("optimizer"))
+        self._apart += time.perf_counter() - began
 
     def counted(self, argument: str) -> Loader:
         """The loader of that name, to be read in place of the one that was given."""
@@ -135,7 +147,7 @@ class Steps:
         Raises:
             ValueError: a loader gives other data than it did.
         """
-        rest = beside = None
+        began, rest, beside = time.perf_counter(), None, None
         if self._saved is not None:
             with self._call.unmoved_if_refused():
                 if self._beside is not None:
@@ -143,13 +155,16 @@ class Steps:
                 rest = self._position.rest(self._saved.part("position"))  # last: it puts back what that has drawn
             self._saved = self.found = None  # which may be as large as the model
             self._call.going_on()
-        self._began = time.perf_counter()
+        self._apart += time.perf_counter() - began
         return rest, beside
 
     @property
-    def seconds(self) -> float:
-        """What the steps have taken so far, in earlier calls too; to write checkpoints takes no part in it."""
-        return self._earlier + time.perf_counter() - self._began - self._writing
+    def correction(self) -> float:
+        """What to add to the seconds measured around the loop.
+
+        That is the time of earlier calls, less what this one took to find where they were and to write checkpoints.
+        """
+        return self._earlier - self._apart
 
     def after_step(self, step: int, loop: Callable[[], Contents]) -> None:
         """Writes a checkpoint after every so many steps, but not after the last one.
@@ -165,8 +180,8 @@ class Steps:
             return
         wait_for(device_of(self._model))
         began = time.perf_counter()
-        about = {"step": step, "total": self._total, "chosen": self._chosen, "seconds": self.seconds}
-        state = Contents({}, about)
+        taken = began - self._began + self.correction
+        state = Contents({}, {"step": step, "total": self._total, "chosen": self._chosen, "seconds": taken})
         state.put("loop", loop())
         state.put("model", of_model(self._model, self._selection))
         state.put("optimizer", of_optimizer(self._optimizer))
@@ -174,4 +189,4 @@ class Steps:
         if self._beside is not None:
             state.put("beside", self._beside.contents())
         self._call.write(step, state)
-        self._writing += time.perf_counter() - began
+        self._apart += time.perf_counter() - began

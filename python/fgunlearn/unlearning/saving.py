@@ -144,6 +144,7 @@ class Saving:
         Raises:
             ValueError: the loader gives other data than it did.
         """
+        self.found = None  # which may be as large as the model
         rest, _ = self._steps.rest()
         return self._steps.counted("retain_loader"), rest or ()
 
@@ -163,9 +164,9 @@ class Saving:
         self._steps.after_step(progress.record.steps, loop)
 
     @property
-    def repair_seconds(self) -> float:
-        """See :attr:`Steps.seconds`."""
-        return self._steps.seconds
+    def correction(self) -> float:
+        """See :attr:`Steps.correction`."""
+        return self._steps.correction
 
     def until_done(self) -> contextlib.AbstractContextManager[None]:
         """Removes the file when the work inside is done, or diverged: it would do so again."""

@@ -173,7 +173,8 @@ def run(
                 selection, seconds = saving.found.selection(device), saving.found.seconds
     strategy, perturb, repair = options.strategy, options.perturb, options.repair
     saved = None if saving is None else saving.found
-    if saved is None:
+    begins = saved is None
+    if begins:
         with timed(seconds, "select", device):
             sample = None
             if strategy.score_kind is not None:
@@ -196,7 +197,7 @@ def run(
         result.seconds.update(seconds)
         forget = None
         if repair.forget != "none" and repair.epochs > 0:
-            spent = result.seconds if saved is None else {}
+            spent = result.seconds if begins else {}
             with timed(spent, "forget setup", device), all_succeed(processes, "prepare its forget term"):
                 forget = ForgetTerm(
                     model,
@@ -209,7 +210,8 @@ def run(
                     resumable=saving is not None,
                     saved=None if saved is None else saved.forget,
                 )
-        if perturb is not None and saved is None:
+        saved = None  # which may be as large as the model
+        if perturb is not None and begins:
             with timed(result.seconds, "perturb", device):
                 perturb_(model, selection, perturb, loader=forget_batches, loss_fn=loss_fn)
         with timed(result.seconds, "repair", device):
@@ -217,7 +219,7 @@ def run(
                 saving.seconds = dict(result.seconds)
             result.record = repair_(model, selection, forget, retain_loader, loss_fn, repair, progress, saving)
         if saving is not None:
-            result.seconds["repair"] = saving.repair_seconds
+            result.seconds["repair"] += saving.correction
     return result
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import json
 import multiprocessing
+import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,10 +19,12 @@ from typing import Any
 import pytest
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from fgunlearn import methods
+import fgunlearn as fg
+from fgunlearn import machine, methods
 from fgunlearn.experiment import trained
 from fgunlearn.experiment.compare import comparison as comparisons
-from fgunlearn.experiment.compare.comparison import Comparison
+from fgunlearn.experiment.compare import trial
+from fgunlearn.experiment.compare.comparison import Comparison, FolderInUseError
 from fgunlearn.experiment.compare.entries import parse
 from fgunlearn.experiment.requests import Request
 from fgunlearn.resuming import CheckpointError, file
@@ -82,7 +87,7 @@ def test_wherever_it_was_killed_the_rows_are_the_same(
     with pytest.raises(Killed), killed_after(int(share * steps)):
         comparisons.run(small, tmp_path / "out", progress=False)
     done = {path.name.split("-")[3] for path in (tmp_path / "out" / "runs").glob("*.json")}
-    assert set(left(tmp_path / "out")) & done <= {"source", "retrained"}  # whose models are read, not their checkpoints
+    assert not set(left(tmp_path / "out")) & done
     assert timeless(comparisons.run(small, tmp_path / "out", progress=False)) == rows
     assert not (tmp_path / "out" / "checkpoints").exists()
 
@@ -180,3 +185,65 @@ def test_an_interval_below_one_is_refused_before_anything_is_made(small: Compari
     with pytest.raises(ValueError, match=r"checkpoint_every must be .*1.* got 0"):
         comparisons.run(replace(small, checkpoint_every=0), tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_with_other_methods_leaves_what_is_in_work(
+    small: Comparison, whole: tuple[list[Any], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And takes away what a kill left half-written."""
+    folder = tmp_path / "out"
+    with monkeypatch.context() as within:
+        hooked(within, "finetune", EVERY + 1)
+        with pytest.raises(Killed):
+            comparisons.run(small, folder, progress=False)
+    begun = folder / "checkpoints" / f".random-0.1-seed0-topk-0123.safetensors.{'a' * 16}.part"
+    begun.write_bytes(b"begun")
+    comparisons.run(replace(small, entries=(parse("ssd:alpha=2"),)), folder, progress=False)
+    assert left(folder) == ["finetune"]
+    assert not begun.exists()
+    taken = hooked(monkeypatch, "finetune")
+    assert timeless(comparisons.run(small, folder, progress=False)) == whole[0]
+    assert len(taken) == 3 * (whole[0][0]["sizes"]["retain"] // small.training.batch) - EVERY
+
+
+def test_of_two_runs_in_one_folder_the_second_is_refused(small: Comparison, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    one = replace(small, entries=(parse("ssd:alpha=2"),))
+    comparisons.run(one, folder, progress=False)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    descriptor = os.open(folder / "comparison.json", os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with pytest.raises(FolderInUseError, match=f"another comparison is at work in {re.escape(str(folder))}: wait"):
+            comparisons.run(small, folder, progress=False)
+    finally:
+        os.close(descriptor)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    comparisons.run(one, folder, progress=False)
+
+
+def test_a_machine_with_other_cores_trains_anew(
+    small: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a model is kept under, and so what it is gone on from, is that of this machine."""
+    with monkeypatch.context() as within:
+        hooked(within, "source", EVERY + 1)
+        with pytest.raises(Killed):
+            comparisons.run(small, tmp_path / "out", progress=False)
+    there = machine.describe()
+    monkeypatch.setattr(trained.machine, "describe", lambda: {**there, "cores": there["cores"] + 1})
+    taken = hooked(monkeypatch, "source")
+    comparisons.run(small, tmp_path / "out", progress=False)
+    assert len(taken) > EVERY
+
+
+def test_a_place_for_checkpoints_that_is_gone_is_no_failure_of_a_method(
+    small: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(task: trial.Task, name: str, options: Any = None) -> fg.Checkpoint:
+        return fg.Checkpoint(tmp_path / ("nowhere" if name.startswith("finetune") else "out") / f"{name}.checkpoint", 3)
+
+    monkeypatch.setattr(trial.Task, "checkpoint", gone)
+    with pytest.raises(CheckpointError, match="there is no folder"):
+        comparisons.run(small, tmp_path / "out", progress=False)
+    assert not list((tmp_path / "out" / "runs").glob("*finetune*"))

@@ -6,7 +6,9 @@ import contextlib
 import csv
 import dataclasses
 import datetime
+import fcntl
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -72,6 +74,10 @@ class OtherExperimentError(ValueError):
     """The output folder holds the results of another experiment."""
 
 
+class FolderInUseError(ValueError):
+    """Another run is at work in the output folder."""
+
+
 def run(comparison: Comparison, folder: Path, progress: bool = True) -> dict[str, Any]:
     """Runs what is not finished in the folder, and writes ``results.json`` and ``results.csv`` there.
 
@@ -85,7 +91,8 @@ def run(comparison: Comparison, folder: Path, progress: bool = True) -> dict[str
 
     Raises:
         OtherExperimentError: the folder is another experiment's.
-        CheckpointError: a file of a training in work is damaged, or another run in the folder is at work on it.
+        FolderInUseError: another run is at work there.
+        CheckpointError: a file of a training in work is damaged.
         TypeError, ValueError: nothing to run; checkpoint_every below 1; a class or rows that the data does not have; an
             option that a method does not take or refuses, and of which entry. All of it before anything is trained.
         OSError: the folder can't be written; what is finished stays.
@@ -108,8 +115,38 @@ def run(comparison: Comparison, folder: Path, progress: bool = True) -> dict[str
         entry.check(model, comparison.training)
     SPDGAN(seed=comparison.seeds[0], **comparison.gan)
     _claim(comparison, folder, digest)
-    with _counted(folder / CALLS, start) as seconds:
+    with _alone(folder), _counted(folder / CALLS, start) as seconds:
         return _run(comparison, folder, digest, seconds, progress)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """No other run is at work in the folder meanwhile, as far as its file system has locks.
+
+    What a killed one has left of checkpoints that it was writing is removed before, and their folder after, if it is
+    empty.
+
+    Raises:
+        FolderInUseError: one is.
+    """
+    checkpoints = folder / trial.CHECKPOINTS
+    descriptor = os.open(folder / SETTINGS, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FolderInUseError(
+                f"another comparison is at work in {folder}: wait for it, or name another folder"
+            ) from error
+        except OSError:
+            pass
+        for begun in checkpoints.glob(".*.part"):
+            begun.unlink(missing_ok=True)
+        yield
+        with contextlib.suppress(OSError):
+            checkpoints.rmdir()
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -138,8 +175,6 @@ def _run(
         comparison.jobs,
         progress,
     )
-    with contextlib.suppress(OSError):  # there is none, or another run is at work
-        (folder / trial.CHECKPOINTS).rmdir()
     rows = [row for task in tasks for row in trial.finished(task) or []]
     results = {
         "fgunlearn": ops.BUILD_INFO["version"],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import glob
 import hashlib
 import json
 from pathlib import Path
@@ -31,6 +30,7 @@ from fgunlearn.unlearning.result import Result
 
 SOURCE = "source"
 RETRAINED = "retrained"
+_GAN = "spdgan"
 
 CHECKPOINTS = "checkpoints"
 CHECKPOINT_EVERY = 200
@@ -68,25 +68,23 @@ class Task:
         given = [name, repr(options), repr(self.request), repr(self.training), repr(self.gan), self.limit, self.relearn]
         given += [self.data, machine.code_digest(), there["processor"], there["torch"]]
         digest = hashlib.sha256(json.dumps(given).encode()).hexdigest()[:12]
-        return self.folder / "runs" / f"{self._stem}-{name.partition(':')[0]}-{digest}.json"
+        stem = f"{self.request.name}-seed{self.seed}-{name.partition(':')[0]}"
+        return self.folder / "runs" / f"{stem}-{digest}.json"
 
-    @property
-    def _stem(self) -> str:
-        """How the names of its files begin."""
-        return f"{self.request.name}-seed{self.seed}"
+    def checkpoint(self, name: str, options: Any = None) -> Checkpoint:
+        """Of what is in work under that name; its file stays until it is removed."""
+        path = self._checkpoint_path(name, options)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return Checkpoint(path, self.checkpoint_every, keep=True, data=self.data)
 
-    def checkpoint(self, path: Path) -> Checkpoint:
-        """Of what is in work for the row at that path; its file stays until the row is written."""
-        folder = self.folder / CHECKPOINTS
-        folder.mkdir(parents=True, exist_ok=True)
-        return Checkpoint(
-            folder / path.with_suffix(".safetensors").name, self.checkpoint_every, keep=True, data=self.data
-        )
-
-    def remove_checkpoints(self) -> None:
-        """Removes those that are left: of the models, and of calls that were killed after they had written a row."""
-        for path in (self.folder / CHECKPOINTS).glob(f"{glob.escape(self._stem)}-*"):
+    def remove_checkpoint(self, name: str, options: Any = None) -> None:
+        """Removes that file, if it is there."""
+        path = self._checkpoint_path(name, options)
+        if path.exists():
             remove(path)
+
+    def _checkpoint_path(self, name: str, options: Any) -> Path:
+        return self.folder / CHECKPOINTS / self.path(name, options).with_suffix(".safetensors").name
 
     def paths(self) -> list[tuple[str, Path]]:
         """Every row's name, in the table's order, and its file."""
@@ -114,13 +112,13 @@ def _row(task: Task, name: str, path: Path) -> dict[str, Any] | None:
 def run(task: Task) -> str:
     """Runs what is not finished yet, and writes each row as it is there. Returns the task's title."""
     if finished(task) is not None:
-        task.remove_checkpoints()
+        _clear(task)
         return task.title
     (task.folder / "runs").mkdir(parents=True, exist_ok=True)
     scenario, classes = task.request.scenario(task.source, task.seed, task.limit)
     trained = TrainedModels(task.folder / "models")
     source, source_seconds = trained.train(
-        scenario.train, classes, task.training, task.seed, checkpoint=task.checkpoint(task.path(SOURCE, None))
+        scenario.train, classes, task.training, task.seed, checkpoint=task.checkpoint(SOURCE)
     )
     retrained, seconds = trained.train(
         scenario.retain,
@@ -128,12 +126,10 @@ def run(task: Task) -> str:
         task.training,
         task.seed + RETRAIN_SEED,
         occasion=task.request.name,
-        checkpoint=task.checkpoint(task.path(RETRAINED, None)),
+        checkpoint=task.checkpoint(RETRAINED),
     )
     forget, train = scenario.forget.batches(EVALUATION_BATCH), scenario.train.batches(EVALUATION_BATCH)
-    gan = SPDGAN(seed=task.seed, **task.gan).fit(
-        source, forget, train, checkpoint=task.checkpoint(task.path("spdgan", None))
-    )
+    gan = SPDGAN(seed=task.seed, **task.gan).fit(source, forget, train, checkpoint=task.checkpoint(_GAN))
     measure = Measure(scenario, source, retrained, gan, seed=task.seed, relearn=task.relearn)
     about = {
         "scenario": task.request.name,
@@ -150,12 +146,19 @@ def run(task: Task) -> str:
             row |= {"seconds": took, **({} if name == SOURCE else {"acceleration": 1.0})}
             row |= measure.of(model)
         else:
-            row |= _unlearned(task, entry, scenario, source, seconds, measure, task.checkpoint(path))
+            row |= _unlearned(task, entry, scenario, source, seconds, measure)
         write_json(row, path)
         if entry is not None:
-            remove(Path(task.checkpoint(path).path))
-    task.remove_checkpoints()
+            task.remove_checkpoint(name, task.arguments(entry))
+    _clear(task)
     return task.title
+
+
+def _clear(task: Task) -> None:
+    """Removes the checkpoints of a task that is done: of its generator, and of what a kill left of a written row."""
+    task.remove_checkpoint(_GAN)
+    for entry in task.entries:
+        task.remove_checkpoint(entry.name, task.arguments(entry))
 
 
 def _unlearned(
@@ -165,7 +168,6 @@ def _unlearned(
     source: nn.Module,
     retrain_seconds: float,
     measure: Measure,
-    checkpoint: Checkpoint,
 ) -> dict[str, Any]:
     model = copy.deepcopy(source)
     batch = task.training.batch
@@ -190,7 +192,7 @@ def _unlearned(
             retain,
             heldout_loader=heldout,
             seed=task.seed + (AGAIN_SEED if entry.method == "retrain" else 0),
-            checkpoint=checkpoint,
+            checkpoint=task.checkpoint(entry.name, task.arguments(entry)),
             **arguments,
         )
         result.seconds.update(choosing)
