@@ -7,7 +7,9 @@ import errno
 import fcntl
 import os
 import shutil
+import sys
 import threading
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import torch
 from checkpoints import Files, random_tensor, refused_unchanged, write, write_sharded
 from fgunlearn import audit, patch
 from fgunlearn.audit import fingerprints
+from fgunlearn.cli import inputs
 from fgunlearn.patch import applying, creating, in_place
 
 TENSORS = {"w": random_tensor("F32", (5, 7), 1), "b": random_tensor("BF16", (9,), 2), "n": random_tensor("I64", ())}
@@ -186,6 +189,48 @@ def test_a_checkpoint_that_another_program_replaces_is_not_taken_for_either(
     with pytest.raises(ValueError, match="was replaced just now: call again"):
         audit.fingerprint(base)
     assert audit.fingerprint(base)
+
+
+def test_what_is_written_of_a_base_that_is_replaced_meanwhile_is_checked_by_its_hashes(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So there is nothing to refuse, once it is there."""
+    write = applying._write
+
+    def replaced(*given: Any) -> None:
+        write(*given)
+        (files.folder / "copy").replace(files.base)
+
+    shutil.copyfile(files.base, files.folder / "copy")
+    monkeypatch.setattr(applying, "_write", replaced)
+    patch.apply(files.base, files.patch, files.folder / "out")
+    assert (files.folder / "out").read_bytes() == files.new.read_bytes()
+
+
+def test_the_command_line_reads_no_weights_while_they_are_changed(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    class Taking(torch.nn.Module):
+        def load_state_dict(self, state: Any, **_: Any) -> None:
+            with refused_unchanged(files.folder, ValueError, files.base, "being read or changed by another call"):
+                patch.apply(files.base, files.patch, in_place=True)
+            tried.append(state)
+
+    made = types.ModuleType("taking")
+    made.Taking = Taking  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "taking", made)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    inputs.load_model(files.base, "--model", "taking:Taking")
+    with files.base.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="is being changed by another call of fgunlearn"):
+            inputs.load_model(files.base, "--model", "taking:Taking")
+    shutil.copyfile(files.patch, files.folder / f".{files.base.name}.applying")
+    with pytest.raises(ValueError, match="is going on or was interrupted"):
+        inputs.load_model(files.base, "--model", "taking:Taking")
+    assert len(tried) == 1
 
 
 def test_a_lock_ends_with_its_call_whoever_was_forked_meanwhile(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -189,8 +189,9 @@ def _places(path: Path) -> Iterator[dict[str, _Place]]:
     Links are followed: nothing is written, and caches hold their files so.
     """
     found = read_checkpoint(path, links=True)
-    with reading(found):
+    with reading(found) as check:
         yield {tensor.name: (file, tensor) for file in found.files for tensor in file.tensors}
+        check()
 
 
 def _dtypes() -> dict[Any, str]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +14,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fgunlearn.batches import evaluation_mode
-from fgunlearn.checkpoint_files import CheckpointFiles, read_weights
 from fgunlearn.cli.paths import check_apart, check_file, check_folder_of
 from fgunlearn.experiment.requests import read_rows
 from fgunlearn.metrics.accuracy import checked_logits
-from fgunlearn.patch.locks import reading
+from fgunlearn.patch.journal import refuse_journals
+from fgunlearn.patch.locks import shared
 from fgunlearn.resuming import Checkpoint
 from fgunlearn.resuming.file import remove
 from fgunlearn.resuming.identity import digest
@@ -90,14 +89,13 @@ def load_model(path: Path, option: str, arch: str) -> tuple[nn.Module, dict[str,
     if not isinstance(network, nn.Module):
         raise ValueError(f"--arch: {arch} must return a torch.nn.Module, got {type(network).__name__}")
     check_file(path, option)
-    with _unreadable(path, option):
-        file = CheckpointFiles(path, (read_weights(path),))
-    with reading(file):
+    with shared([path]):  # until the weights are read: before, they are only mapped
+        refuse_journals(path)
         weights, metadata = read_tensors(path, option)
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"{option}: {path} does not fit {arch}: {in_one_line(error)}") from error
+        try:
+            network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ValueError(f"{option}: {path} does not fit {arch}: {in_one_line(error)}") from error
     return network, weights, metadata
 
 
@@ -108,17 +106,10 @@ def read_tensors(path: Path, option: str) -> tuple[dict[str, Tensor], Metadata]:
         ValueError: there is none, or it can't be read.
     """
     check_file(path, option)
-    with _unreadable(path, option):
+    try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
         return load_file(path), metadata
-
-
-@contextlib.contextmanager
-def _unreadable(path: Path, option: str) -> Iterator[None]:
-    """Has an error say which option's file it is about."""
-    try:
-        yield
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{option}: {path} is not a readable safetensors file: {error}") from error
 

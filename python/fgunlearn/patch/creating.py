@@ -57,8 +57,10 @@ def create(
     text = metadata_text({} if metadata is None else metadata)
     before, after = read_checkpoint(base), read_checkpoint(new)
     check_target(Path(patch_file), "patch_file", before, after)
-    with reading(before), reading(after):
+    with reading(before) as before_is_there, reading(after) as after_is_there:
         found = _differences(before, after)
+        before_is_there()
+        after_is_there()
     changes = [change for change, _ in found]
     parts = {change.name: held for change, held in found if change.changed}
     modes = [file.path.stat().st_mode for checkpoint in (before, after) for file in checkpoint.files]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,35 +15,56 @@ from fgunlearn.patch.journal import refuse_unfinished
 
 
 @contextlib.contextmanager
-def reading(checkpoint: CheckpointFiles) -> Iterator[None]:
-    """No call changes the checkpoint where it lies meanwhile, or has begun to; others may read it, too.
+def shared(paths: Iterable[Path]) -> Iterator[Callable[[], None]]:
+    """No call changes the files where they lie, or replaces them, meanwhile; others may read them, too.
 
     A file system without locks keeps nobody out.
 
+    Yields:
+        What raises a ValueError if another program has put other files there since.
+
     Raises:
-        ValueError: a call does; a change in place was interrupted; another program has put other files there since the
-            checkpoint's headers were read, or did so meanwhile.
+        ValueError: a call does.
         OSError: a file can't be opened.
     """
     with contextlib.ExitStack() as locked:
         held = []
-        for each in dict.fromkeys([checkpoint.path, *(file.path for file in checkpoint.files)]):
-            file = locked.enter_context(each.open("rb"))
+        for path in dict.fromkeys(paths):
+            file = locked.enter_context(path.open("rb"))
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise ValueError(f"{each} is being changed by another call of fgunlearn") from error
+                raise ValueError(f"{path} is being changed by another call of fgunlearn") from error
             except OSError:
                 pass
             else:
                 locked.callback(fcntl.flock, file, fcntl.LOCK_UN)  # a child that was forked may have it, too
-            held.append((file, each))
+            held.append((file, path))
+
+        def check() -> None:
+            for file, path in held:
+                _check_still_there(file, path)
+
+        check()
+        yield check
+
+
+@contextlib.contextmanager
+def reading(checkpoint: CheckpointFiles) -> Iterator[Callable[[], None]]:
+    """:func:`shared` for a checkpoint, of which no change in place is unfinished, and which is as it was read.
+
+    Yields:
+        See :func:`shared`: for whoever does not compare what was read with hashes.
+
+    Raises:
+        ValueError: a call changes it, or one that did so was interrupted; it was replaced since its headers were read.
+        OSError: a file can't be opened.
+    """
+    with shared([checkpoint.path, *(file.path for file in checkpoint.files)]) as check:
         refuse_unfinished(checkpoint)
         if read_checkpoint(checkpoint.path, links=True) != checkpoint:
-            raise ValueError(f"{checkpoint.path} was replaced just now: call again")
-        yield
-        for file, each in held:
-            _check_still_there(file, each)
+            raise _replaced(checkpoint.path)
+        yield check
 
 
 @contextlib.contextmanager
@@ -91,5 +112,13 @@ def _check_still_there(file: BinaryIO, path: Path) -> None:
     Raises:
         ValueError: it isn't any more.
     """
-    if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-        raise ValueError(f"{path} was replaced just now: call again")
+    try:
+        same = os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        same = False
+    if not same:
+        raise _replaced(path)
+
+
+def _replaced(path: Path) -> ValueError:
+    return ValueError(f"{path} was replaced just now: call again")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +23,9 @@ class Position:
     generator in turns, so the batches that are skipped need not be those of then; the random numbers before the last of
     them are put back, and it is compared; then those of the moment of the checkpoint.
 
+    Attributes:
+        seconds: what it took to remember where the loaders are.
+
     Args:
         loaders: any that can be read again, by their names in errors; one pass at a time.
         every: steps between two checkpoints.
@@ -36,6 +41,7 @@ class Position:
         self._pass_began: RandomStates | None = None
         self._before_last: RandomStates | None = None
         self._last = ""
+        self.seconds = 0.0
 
     def counted(self, argument: str) -> Loader:
         """The loader of that name, each pass over which is counted here."""
@@ -52,7 +58,8 @@ class Position:
         while True:
             remembered = (self._steps + 1) % self._every == 0
             if remembered:
-                self._before_last = RandomStates.now([loader])
+                with self._timed():
+                    self._before_last = RandomStates.now([loader])
             try:
                 batch = next(batches)
             except StopIteration:
@@ -60,9 +67,16 @@ class Position:
             self._taken += 1
             if not without_samples(batch):
                 if remembered:
-                    self._last = digest(batch, self._reading)  # now: a step may change it in place
+                    with self._timed():
+                        self._last = digest(batch, self._reading)  # now: a step may change it in place
                 self._steps += 1
             yield batch
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - began
 
     def contents(self) -> Contents:
         """Where it is: for a file, after a step whose number is a multiple of ``every``."""

@@ -97,7 +97,21 @@ class Steps:
             ValueError: one loader is to be read twice at the same time, and counts its passes.
             CheckpointError: another number of steps, or another thing chosen, than then; the file is damaged.
         """
-        began = self._began = time.perf_counter()
+        self._began = time.perf_counter()
+        try:
+            self._prepare(optimizer, selection, total, reading, beside, chosen)
+        finally:
+            self._apart += time.perf_counter() - self._began
+
+    def _prepare(
+        self,
+        optimizer: torch.optim.Optimizer,
+        selection: Selection | None,
+        total: int,
+        reading: Mapping[str, Loader],
+        beside: tuple[str, Loader] | None,
+        chosen: Sequence[Tensor],
+    ) -> None:
         self._optimizer, self._selection, self._total = optimizer, selection, total
         self._chosen = digest(chosen)
         read = [*reading.values(), *([] if beside is None else [beside[1]])]
@@ -130,7 +144,6 @@ class Steps:
         with saved.well_formed():
             load_model(self._model, selection, saved.part("model"))
             load_optimizer(optimizer, saved.part("optimizer"))
-        self._apart += time.perf_counter() - began
 
     def counted(self, argument: str) -> Loader:
         """The loader of that name, to be read in place of the one that was given."""
@@ -162,9 +175,11 @@ class Steps:
     def correction(self) -> float:
         """What to add to the seconds measured around the loop.
 
-        That is the time of earlier calls, less what this one took to find where they were and to write checkpoints.
+        That is the time of earlier calls, less what this one took to find where they were, to remember where it is, and
+        to write checkpoints.
         """
-        return self._earlier - self._apart
+        remembering = self._position.seconds + (0.0 if self._beside is None else self._beside.seconds)
+        return self._earlier - self._apart - remembering
 
     def after_step(self, step: int, loop: Callable[[], Contents]) -> None:
         """Writes a checkpoint after every so many steps, but not after the last one.

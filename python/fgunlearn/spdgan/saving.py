@@ -93,6 +93,9 @@ def _named(saved: Contents, name: str) -> dict[str, Tensor]:
 class Saving:
     """The checkpoints of one fit; see :class:`fgunlearn.Checkpoint`.
 
+    Attributes:
+        seconds: what earlier calls took up to the checkpoint.
+
     Args:
         checkpoint: of the user's.
         loaders: that the fit reads.
@@ -105,14 +108,10 @@ class Saving:
         self._call, self._loaders = Call(checkpoint, "SPDGAN.fit", loaders), loaders
         self._began = time.perf_counter()
         self._found = self._call.found
-
-    @property
-    def seconds(self) -> float:
-        """What earlier calls took up to the checkpoint."""
-        if self._found is None:
-            return 0.0
-        with self._found.well_formed():
-            return float(self._found.facts["seconds"])
+        self.seconds = 0.0
+        if self._found is not None:
+            with self._found.well_formed():
+                self.seconds = float(self._found.facts["seconds"])
 
     def checking(self) -> contextlib.AbstractContextManager[None]:
         """See :meth:`Call.checking`."""
@@ -158,6 +157,7 @@ class Saving:
             if not 0 < training.step < total:
                 raise ValueError(f"{training.step} steps of {total} are taken")
         now.restore(self._loaders)
+        self._found = None  # which is larger than both networks
         self._call.going_on()
 
     def after_step(self, training: Training) -> None:

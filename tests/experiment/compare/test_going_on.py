@@ -211,7 +211,7 @@ def test_of_two_runs_in_one_folder_the_second_is_refused(small: Comparison, tmp_
     one = replace(small, entries=(parse("ssd:alpha=2"),))
     comparisons.run(one, folder, progress=False)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    descriptor = os.open(folder / "comparison.json", os.O_RDONLY)
+    descriptor = os.open(folder / ".lock", os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         with pytest.raises(FolderInUseError, match=f"another comparison is at work in {re.escape(str(folder))}: wait"):
@@ -220,6 +220,35 @@ def test_of_two_runs_in_one_folder_the_second_is_refused(small: Comparison, tmp_
         os.close(descriptor)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     comparisons.run(one, folder, progress=False)
+
+
+def test_what_a_kill_left_of_a_kept_model_goes(small: Comparison, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    one = replace(small, entries=(parse("ssd:alpha=2"),))
+    comparisons.run(one, folder, progress=False)
+    (folder / "checkpoints").mkdir()
+    left_over = folder / "checkpoints" / "random-0.1-seed0-source-0123-4567.safetensors"
+    left_over.write_bytes(b"")
+    comparisons.run(one, folder, progress=False)
+    assert not (folder / "checkpoints").exists()
+
+
+def test_a_generator_in_work_is_left_to_the_methods_that_go_on_with_it(
+    small: Comparison, whole: tuple[list[Any], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "out"
+    some = replace(small, gan={**small.gan, "fitting": replace(small.gan["fitting"], steps=EVERY + 2)})
+    one = replace(some, entries=(parse("ssd:alpha=2"),))
+    comparisons.run(one, folder, progress=False)
+    with monkeypatch.context() as within:
+        hooked(within, "finetune", EVERY + 1)
+        with pytest.raises(Killed):
+            comparisons.run(some, folder, progress=False)
+    assert left(folder) == ["finetune", "spdgan"]
+    comparisons.run(one, folder, progress=False)
+    assert left(folder) == ["finetune", "spdgan"]
+    comparisons.run(some, folder, progress=False)
+    assert not (folder / "checkpoints").exists()
 
 
 def test_a_machine_with_other_cores_trains_anew(

@@ -8,7 +8,6 @@ import dataclasses
 import datetime
 import fcntl
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -35,9 +34,9 @@ LIMITS = {"accuracy gap": 0.01, "MIA gap": 0.02, "average gap": 1.0, "tug of war
 """What an unlearned model has to keep to: means over seeds of |accuracy - retrained| on each part, of |AUC - retrained|
 of the loss attack, of the average gap in points, and the least mean tug of war."""
 
-RESULTS, TABLE, REPORT, SETTINGS, CALLS = (
+RESULTS, TABLE, REPORT, SETTINGS, CALLS, LOCK = (
     *("results.json", "results.csv", "report.html"),
-    *("comparison.json", "calls.json"),
+    *("comparison.json", "calls.json", ".lock"),
 )
 
 
@@ -114,9 +113,12 @@ def run(comparison: Comparison, folder: Path, progress: bool = True) -> dict[str
     for entry in comparison.entries:
         entry.check(model, comparison.training)
     SPDGAN(seed=comparison.seeds[0], **comparison.gan)
-    _claim(comparison, folder, digest)
-    with _alone(folder), _counted(folder / CALLS, start) as seconds:
-        return _run(comparison, folder, digest, seconds, progress)
+    _refuse_foreign(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        _claim(comparison, folder, digest)
+        with _counted(folder / CALLS, start) as seconds:
+            return _run(comparison, folder, digest, seconds, progress)
 
 
 @contextlib.contextmanager
@@ -130,23 +132,22 @@ def _alone(folder: Path) -> Iterator[None]:
         FolderInUseError: one is.
     """
     checkpoints = folder / trial.CHECKPOINTS
-    descriptor = os.open(folder / SETTINGS, os.O_RDONLY)
-    try:
+    with (folder / LOCK).open("w") as file, contextlib.ExitStack() as locked:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise FolderInUseError(
                 f"another comparison is at work in {folder}: wait for it, or name another folder"
             ) from error
         except OSError:
             pass
-        for begun in checkpoints.glob(".*.part"):
-            begun.unlink(missing_ok=True)
+        else:
+            locked.callback(fcntl.flock, file, fcntl.LOCK_UN)  # a child that was forked may have it, too
+            for begun in checkpoints.glob(".*.part"):
+                begun.unlink(missing_ok=True)
         yield
         with contextlib.suppress(OSError):
             checkpoints.rmdir()
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -215,17 +216,20 @@ def tasks_of(comparison: Comparison, folder: Path, source: str, digest: str = ""
     ]
 
 
+def _refuse_foreign(folder: Path) -> None:
+    """That a folder has nothing, or a comparison."""
+    if read_json(folder / SETTINGS) is not None or not folder.is_dir():
+        return
+    if any(path.suffix != ".part" and path.name != LOCK for path in folder.iterdir()):
+        raise OtherExperimentError(f"{folder} holds files that are not a comparison's: name an empty or a new folder")
+
+
 def _claim(comparison: Comparison, folder: Path, digest: str) -> None:
     """Makes the folder this experiment's, if it is nobody's."""
     configuration = _configuration(comparison)
     mine = {name: configuration[name] for name in ("source", "training", "limit")} | {"data": digest}
     theirs = read_json(folder / SETTINGS)
     if theirs is None:
-        if folder.is_dir() and any(path.suffix != ".part" for path in folder.iterdir()):
-            raise OtherExperimentError(
-                f"{folder} holds files that are not a comparison's: name an empty or a new folder"
-            )
-        folder.mkdir(parents=True, exist_ok=True)
         write_json(mine, folder / SETTINGS)
         return
     for name, value in mine.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import glob
 import hashlib
 import json
 from pathlib import Path
@@ -34,7 +35,7 @@ _GAN = "spdgan"
 
 CHECKPOINTS = "checkpoints"
 CHECKPOINT_EVERY = 200
-"""Training steps; to write one takes about as long as two of the smallest model."""
+"""Training steps. To write one took 25 ms, as long as two steps of the digits' model (135,000 parameters)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +69,12 @@ class Task:
         given = [name, repr(options), repr(self.request), repr(self.training), repr(self.gan), self.limit, self.relearn]
         given += [self.data, machine.code_digest(), there["processor"], there["torch"]]
         digest = hashlib.sha256(json.dumps(given).encode()).hexdigest()[:12]
-        stem = f"{self.request.name}-seed{self.seed}-{name.partition(':')[0]}"
-        return self.folder / "runs" / f"{stem}-{digest}.json"
+        return self.folder / "runs" / f"{self.stem}-{name.partition(':')[0]}-{digest}.json"
+
+    @property
+    def stem(self) -> str:
+        """How the names of its files begin."""
+        return f"{self.request.name}-seed{self.seed}"
 
     def checkpoint(self, name: str, options: Any = None) -> Checkpoint:
         """Of what is in work under that name; its file stays until it is removed."""
@@ -151,14 +156,18 @@ def run(task: Task) -> str:
         if entry is not None:
             task.remove_checkpoint(name, task.arguments(entry))
     _clear(task)
+    if len(list((task.folder / CHECKPOINTS).glob(f"{glob.escape(task.stem)}-*"))) == 1:
+        task.remove_checkpoint(_GAN)  # no other method that was killed is to go on with the generator
     return task.title
 
 
 def _clear(task: Task) -> None:
-    """Removes the checkpoints of a task that is done: of its generator, and of what a kill left of a written row."""
-    task.remove_checkpoint(_GAN)
+    """Removes what a kill has left of a task that is done: checkpoints of written rows and of models that are kept."""
     for entry in task.entries:
         task.remove_checkpoint(entry.name, task.arguments(entry))
+    for name in (SOURCE, RETRAINED):
+        for path in (task.folder / CHECKPOINTS).glob(f"{glob.escape(task.stem)}-{name}-*"):
+            remove(path)
 
 
 def _unlearned(
